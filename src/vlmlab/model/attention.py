@@ -1,0 +1,154 @@
+"""The one attention rule, and the only file that knows kernels.
+
+*A token sees the tokens of its own segment, and no later ones if causal.* It serves the vision tower (segment = image),
+the resampler (latents read their own image), the decoder (segment = document) and cross-attention (segment = the
+latest image before the token). Segments are laid end to end in one stream; work across segments is never computed and
+then masked away: a varlen kernel on CUDA, one dense call for each group of equal neighbours elsewhere.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # The windowed, grouped form of this kernel came after torch 2.10; without it CUDA takes the dense path below.
+    HAS_VARLEN = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+except ImportError:
+    HAS_VARLEN = False
+
+
+class Block(NamedTuple):
+    """`count` neighbouring segments of one shape: in each, `queries` tokens look at `keys` tokens."""
+
+    count: int
+    queries: int
+    keys: int
+
+
+class Blocks(tuple[Block, ...]):
+    """How a stream of queries and a stream of keys fall into segments, in order, first to last."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def of(queries: Sequence[int], keys: Sequence[int] | None = None) -> "Blocks":
+        """Blocks from the lengths of the segments, joining neighbours of equal shape."""
+        blocks: list[Block] = []
+        for q, k in zip(queries, queries if keys is None else keys, strict=True):
+            if blocks and blocks[-1][1:] == (q, k):
+                blocks[-1] = Block(blocks[-1].count + 1, q, k)
+            else:
+                blocks.append(Block(1, q, k))
+        return Blocks(blocks)
+
+    def bounds(self, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
+        """What a varlen kernel asks for: cumulative ends of queries and keys, and the longest of each."""
+        queries = [b.queries for b in self for _ in range(b.count)]
+        keys = [b.keys for b in self for _ in range(b.count)]
+        ends = torch.tensor([[0, *queries], [0, *keys]]).cumsum(1).to(device=device, dtype=torch.int32)
+        return ends[0], ends[1], max(queries), max(keys)
+
+
+def grouped(lengths: Sequence[int]) -> list[int] | None:
+    """An order of segments in which those of equal length are neighbours, or None when they already are."""
+    first = {length: at for at, length in reversed(list(enumerate(lengths)))}
+    order = sorted(range(len(lengths)), key=lambda at: first[lengths[at]])
+    return None if order == list(range(len(lengths))) else order
+
+
+def reorder(lengths: Sequence[int], order: Sequence[int]) -> Int[Tensor, " n"]:
+    """Index that lays segments of the given lengths end to end in another order: `stream[reorder(...)]`."""
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    return torch.cat([torch.arange(starts[at], starts[at] + lengths[at]) for at in order])
+
+
+def attend(
+    q: Float[Tensor, "n h k"],
+    k: Float[Tensor, "m g k"],
+    v: Float[Tensor, "m g k"],
+    blocks: Blocks,
+    causal: bool = False,
+    window: int | None = None,
+) -> Float[Tensor, "n h k"]:
+    """Attention within segments, over streams of `n` queries and `m` keys laid end to end.
+
+    `g` key heads may serve `h` query heads (h a multiple of g). Causal segments end together: the last query sees the
+    last key. With a `window` a query sees that many keys, itself included. The scale is k^-0.5.
+    """
+    if q.is_cuda and HAS_VARLEN and q.dtype in (torch.bfloat16, torch.float16) and len(blocks) > 0:
+        reach = ((window or 0) - 1, 0) if causal else (-1, -1)
+        ends_q, ends_k, longest_q, longest_k = blocks.bounds(q.device)
+        return varlen_attn(
+            q, k, v, ends_q, ends_k, longest_q, longest_k, window_size=reach, enable_gqa=q.shape[1] != k.shape[1]
+        )
+    parts, at_q, at_k = [], 0, 0
+    for count, queries, keys in blocks:
+        end_q, end_k = at_q + count * queries, at_k + count * keys
+        q_, k_, v_ = (
+            rearrange(x, "(s n) h k -> s h n k", s=count) for x in (q[at_q:end_q], k[at_k:end_k], v[at_k:end_k])
+        )
+        parts.append(rearrange(dense(q_, k_, v_, causal, window), "s h n k -> (s n) h k"))
+        at_q, at_k = end_q, end_k
+    return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else q
+
+
+def dense(
+    q: Float[Tensor, "s h n k"],
+    k: Float[Tensor, "s g m k"],
+    v: Float[Tensor, "s g m k"],
+    causal: bool = False,
+    window: int | None = None,
+) -> Float[Tensor, "s h n k"]:
+    """Attention inside `s` segments of one shape; see `attend`."""
+    grouped_heads = q.shape[1] != k.shape[1]
+    queries, keys = q.shape[2], k.shape[2]
+    if not causal or (queries == 1 and (window is None or keys <= window)):
+        return scaled_dot_product_attention(q, k, v, enable_gqa=grouped_heads)
+    if queries == keys and (window is None or keys <= window):
+        return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped_heads)
+    mask = causal_mask(queries, keys, window, q.device)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped_heads)
+
+
+def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Bool[Tensor, "n m"]:
+    """True where the query may look: at itself and earlier keys, at most `window` of them; the two end together."""
+    ahead = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
+    return ahead <= 0 if window is None else (ahead <= 0) & (ahead > -window)
+
+
+def decode(
+    q: Float[Tensor, "b h k"],
+    k: Float[Tensor, "b g m k"],
+    v: Float[Tensor, "b g m k"],
+    mask: Bool[Tensor, "b 1 1 m"] | None,
+) -> Float[Tensor, "b h k"]:
+    """One new query for each row over the cached keys of that row; `mask` hides keys that a row does not have."""
+    b, h, width = q.shape
+    # The query heads that share a key head stand as a short run of queries: no key is repeated in memory.
+    out = scaled_dot_product_attention(q.view(b, k.shape[1], -1, width), k, v, attn_mask=mask)
+    return out.reshape(b, h, width)
+
+
+def rotary(positions: Int[Tensor, " n"], width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines of rotary embedding, each [n, 1, k] in fp32 (half-split rotation, full head width)."""
+    rates = theta ** -(torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
+    angles = positions[:, None, None].float() * rates
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+def rotate(
+    x: Float[Tensor, "n h k"], cos: Float[Tensor, "n 1 k"], sin: Float[Tensor, "n 1 k"]
+) -> Float[Tensor, "n h k"]:
+    """Turn each head by its position's angle; `sin` carries the sign of the half it multiplies."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

@@ -1,0 +1,108 @@
+"""What two parts use: norms, gated and plain MLPs, and the transformer block of image encoders."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlmlab.model.attention import Blocks, attend
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm: computed in fp32, the weight multiplied after the cast back (as Mistral does)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """`x` over its root mean square, times the weight."""
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+
+
+class GatedMLP(nn.Module):
+    """down(activation(gate(x)) * up(x)), without biases."""
+
+    def __init__(self, width: int, inner: int, out: int | None = None, activation: Activation = "silu") -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, inner, bias=False)
+        self.up = nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, out or width, bias=False)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
+        """The MLP of each token."""
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+class MLP(nn.Module):
+    """down(activation(up(x))), with biases."""
+
+    def __init__(self, width: int, inner: int, out: int | None = None, activation: Activation = "gelu") -> None:
+        super().__init__()
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, out or width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
+        """The MLP of each token."""
+        return self.down(self.activation(self.up(x)))
+
+
+class SelfAttention(nn.Module):
+    """Full attention among the tokens of an image, with biases (all four projections)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Float[Tensor, "p v"], blocks: Blocks) -> Float[Tensor, "p v"]:
+        """Each token reads the tokens of its own image."""
+        q, k, v = (rearrange(f(x), "p (h k) -> p h k", h=self.heads) for f in (self.q, self.k, self.v))
+        return self.o(rearrange(attend(q, k, v, blocks), "p h k -> p (h k)"))
+
+
+class EncoderLayer(nn.Module):
+    """A pre-norm transformer layer of an image encoder; with `scaled`, each branch has a learned scale (DINOv2)."""
+
+    def __init__(
+        self, width: int, heads: int, inner: int, activation: Activation, eps: float, scaled: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.attention = SelfAttention(width, heads)
+        self.mlp = MLP(width, inner, activation=activation)
+        self.scale1 = nn.Parameter(torch.ones(width)) if scaled else None
+        self.scale2 = nn.Parameter(torch.ones(width)) if scaled else None
+
+    def forward(self, x: Float[Tensor, "p v"], blocks: Blocks) -> Float[Tensor, "p v"]:
+        """`x` plus attention, plus MLP."""
+        seen = self.attention(self.norm1(x), blocks)
+        x = x + (seen if self.scale1 is None else seen * self.scale1)
+        thought = self.mlp(self.norm2(x))
+        return x + (thought if self.scale2 is None else thought * self.scale2)
+
+
+def init_normal(module: nn.Module, std: float) -> None:
+    """Draw the weight of a linear or embedding layer from N(0, std²); zero its bias."""
+    assert isinstance(module, nn.Linear | nn.Embedding)
+    nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
