@@ -1,0 +1,15 @@
+"""What every test shares: shape and type checking at run time."""
+
+import os
+
+import hypothesis
+import jaxtyping
+
+# Checks every annotation of vlmlab, tensor axes included, while the tests run. torch.compile cannot trace through it:
+# tests that compile start a process of their own, which this hook does not reach.
+if "VLMLAB_NO_TYPECHECK" not in os.environ:
+    jaxtyping.install_import_hook("vlmlab", "beartype.beartype")
+
+# A machine that is busy is not a failure; in CI the same examples every time.
+hypothesis.settings.register_profile("vlmlab", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("vlmlab")

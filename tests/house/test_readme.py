@@ -1,0 +1,125 @@
+"""What the pages say can be done: their commands parse, their links lead somewhere, their Python names exist."""
+
+import ast
+import functools
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from house import tree
+
+PAGES = sorted(
+    {*tree.ROOT.glob("*.md"), *(tree.ROOT / "docs").rglob("*.md"), *(tree.ROOT / "benchmarks").rglob("*.md")}
+)
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHELLS = {"", "sh", "bash", "console", "shell", "text"}
+
+
+def blocks(page: str, languages: set[str]) -> list[str]:
+    return [body for language, body in FENCE.findall(page) if language in languages]
+
+
+def lines(block: str) -> Iterator[str]:
+    """Commands of a block: prompts taken away, lines that end in a backslash joined."""
+    for line in block.replace("\\\n", " ").splitlines():
+        yield line.strip().removeprefix("$ ").strip()
+
+
+def commands(page: str) -> list[list[str]]:
+    """The `vlmlab ...` commands of a page, as words; comments and what follows a pipe are left out."""
+    found = []
+    for block in blocks(page, SHELLS):
+        for line in lines(block):
+            if line.startswith(("vlmlab ", ".venv/bin/vlmlab ")):
+                words = shlex.split(line, comments=True)[1:]
+                end = min((words.index(w) for w in ("|", ">", "&&", ";") if w in words), default=len(words))
+                found.append(words[:end])
+    return found
+
+
+@functools.cache
+def told(command: str) -> str:
+    """What `vlmlab COMMAND --help` prints; empty where there is no such command."""
+    run = [sys.executable, "-m", "vlmlab.cli", *command.split(), "--help"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tree.ROOT)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def wrong(words: list[str]) -> str:
+    """What is wrong with a command: an unknown subcommand or flag; empty when all is well."""
+    bare = [w for w in words if not w.startswith("-")]
+    command = bare[0] if bare else ""
+    if not told(command):
+        return f"vlmlab has no command {command!r}"
+    nested = " ".join(bare[:2])
+    shown = told(command) + (told(nested) if len(bare) > 1 and re.fullmatch(r"[a-z-]+", bare[1]) else "")
+    flags = [w.split("=")[0] for w in words if re.match(r"--?[A-Za-z]", w)]
+    missing = [f for f in flags if not re.search(rf"(?<![\w-]){re.escape(f)}(?![\w-])", shown)]
+    return f"vlmlab {command} has no {', '.join(missing)}" if missing else ""
+
+
+def prose(page: str) -> str:
+    return FENCE.sub("", page)
+
+
+def links(page: str) -> list[str]:
+    """Targets of links and pictures that are not on the web."""
+    found = re.findall(r"\]\(([^)\s]+)[^)]*\)", prose(page)) + re.findall(r"(?:src|href)=\"([^\"]+)\"", prose(page))
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that a page's headings get."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def broken(path: Path, link: str) -> bool:
+    file, _, anchor = link.partition("#")
+    target = path.parent / file if file else path
+    if not target.exists() or not target.resolve().is_relative_to(tree.ROOT):
+        return True
+    return bool(anchor) and target.suffix == ".md" and anchor not in anchors(target.read_text(encoding="utf-8"))
+
+
+def test_there_is_a_front_page():
+    front = (tree.ROOT / "README.md").read_text(encoding="utf-8")
+    assert {words[0] for words in commands(front)} >= {"ask", "chat", "train", "look"}
+    assert "make demo" in front and "make test" in front
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(tree.ROOT)))
+def test_a_page_keeps_its_word(path):
+    page = path.read_text(encoding="utf-8")
+    tree.none_of([f"{path.name}: {shlex.join(words)}: {wrong(words)}" for words in commands(page) if wrong(words)])
+    tree.none_of([f"{path.name} links to {link}" for link in links(page) if broken(path, link)])
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (tree.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    asked = {w for block in blocks(page, SHELLS) for line in lines(block) for w in re.findall(r"^make ([a-z-]+)", line)}
+    tree.none_of([f"{path.name}: make {target}: no such target" for target in asked - targets])
+    for block in blocks(page, {"python"}):
+        ast.parse(block)
+
+
+def test_python_examples_use_names_that_exist():
+    import vlmlab
+
+    for path in PAGES:
+        for block in blocks(path.read_text(encoding="utf-8"), {"python"}):
+            for name in re.findall(r"\bvlmlab\.([A-Za-z_]\w*)(?=\()", block):
+                assert hasattr(vlmlab, name), f"{path.name}: vlmlab.{name}"
+
+
+def test_what_is_wrong_is_found(tmp_path):
+    page = "# A page\n```sh\n$ vlmlab train x.toml \\\n  --nonsense  # why\nmake demo\n```\n[a](gone.md) [b](#a-page) [c](https://x.org)\n"
+    assert commands(page) == [["train", "x.toml", "--nonsense"]]
+    assert "nonsense" in wrong(commands(page)[0])
+    assert "no command" in wrong(["trian", "x.toml"])
+    assert links(page) == ["gone.md", "#a-page"]
+    (tmp_path / "page.md").write_text(page, encoding="utf-8")
+    assert broken(tmp_path / "page.md", "gone.md")
+    assert "a-page" in anchors(page)
