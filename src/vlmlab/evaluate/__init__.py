@@ -1,0 +1,1 @@
+"""Measuring a model: what it scores, with an interval."""
