@@ -49,18 +49,22 @@ class VLM(nn.Module):
         batch: Batch,
         rows: Int[Tensor, " r"] | None = None,
         then: Callable[[Tensor, Callable[[Tensor], Tensor]], Any] | None = None,
+        features: Float[Tensor, "p v"] | None = None,
     ) -> Any:
         """Logits [b, t, w] of a batch; with `rows` (indices into its flattened tokens), only theirs, [r, w].
 
         With `then`, no logits are made here: its result on (hidden states of the rows, the head) is returned, which is
-        how a loss reads the head in pieces.
+        how a loss reads the head in pieces. `features` are the vision tower's, where they are known already.
         """
-        visual = None if batch.images is None else self.see(batch.images)
+        visual = None if batch.images is None else self.see(batch.images, features)
         return self.read(batch, visual, rows=rows, then=then)
 
-    def see(self, images: Images) -> Float[Tensor, "l d"]:
-        """The visual tokens of images, in order: `count(images.grid)` of them each."""
-        return self.connector(self.vision(images), images)
+    def see(self, images: Images, features: Float[Tensor, "p v"] | None = None) -> Float[Tensor, "l d"]:
+        """The visual tokens of images, in order: `count(images.grid)` of them each.
+
+        With the vision tower's `features` of those images, their patches are not read.
+        """
+        return self.connector(self.vision(images) if features is None else features, images)
 
     def read(
         self,
