@@ -66,9 +66,11 @@ clean:  ## removes caches and builds; keeps .venv and runs/
 	@touch $@
 
 .venv/.ready-demo: pyproject.toml .venv/.ready-torch
+	@echo "Installing vlmlab and what it needs: a minute or two."
 	$(PIP) install --quiet --editable '.[backbones,plots]'
 	@touch $@
 
 .venv/.ready-test: pyproject.toml .venv/.ready-torch
+	@echo "Installing vlmlab and what it needs: a minute or two."
 	$(PIP) install --quiet --editable '.[test,backbones,plots]'
 	@touch $@ .venv/.ready-demo

@@ -44,10 +44,11 @@ def commands(page: str) -> list[list[str]]:
 
 @functools.cache
 def told(command: str) -> str:
-    """What `vlmlab COMMAND --help` prints; empty where there is no such command."""
+    """What `vlmlab COMMAND --help` prints; empty where there is no such command (the general help is shown for those)."""
     run = [sys.executable, "-m", "vlmlab.cli", *command.split(), "--help"]
     done = subprocess.run(run, capture_output=True, text=True, cwd=tree.ROOT)
-    return done.stdout if done.returncode == 0 else ""
+    known = re.match(rf"usage: \S+ {re.escape(command)}(?!\S)", done.stdout)
+    return done.stdout if done.returncode == 0 and known else ""
 
 
 def wrong(words: list[str]) -> str:
