@@ -44,7 +44,7 @@ def commands(page: str) -> list[list[str]]:
 
 @functools.cache
 def told(command: str) -> str:
-    """What `vlmlab COMMAND --help` prints; empty where there is no such command (the general help is shown for those)."""
+    """What `vlmlab COMMAND --help` prints; empty where the answer is not about that command."""
     run = [sys.executable, "-m", "vlmlab.cli", *command.split(), "--help"]
     done = subprocess.run(run, capture_output=True, text=True, cwd=tree.ROOT)
     known = re.match(rf"usage: \S+ {re.escape(command)}(?!\S)", done.stdout)
