@@ -112,10 +112,17 @@ def parse(kind: type[T], data: Mapping[str, Any], where: str = "", trusted: bool
 
 
 def plain(config: Any) -> Any:
-    """The reverse of `parse`: a dataclass as plain data, plug-ins with their `name`, keys that are None left out."""
+    """The reverse of `parse`: a dataclass as plain data, plug-ins with their `name`.
+
+    TOML has no null: a key that is None is left out where None is its default, and says "none" elsewhere.
+    """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        data = {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
-        data = {key: value for key, value in data.items() if value is not None}
+        values = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config) if f.init}
+        data = {
+            key: "none" if value is None else plain(value)
+            for key, (value, default) in values.items()
+            if value is not None or default is not None
+        }
         return {"name": config.name, **data} if isinstance(config, Plugin) else data
     if isinstance(config, tuple | list):
         return [plain(value) for value in config]
@@ -251,7 +258,7 @@ def _convert(hint: Any, value: Any, where: str, trusted: bool) -> Any:
 
 
 def _convert_union(arguments: tuple[Any, ...], value: Any, where: str, trusted: bool) -> Any:
-    if value is None and type(None) in arguments:
+    if value in (None, "none") and type(None) in arguments:
         return None
     options = [a for a in arguments if a is not type(None)]
     for option in options[:-1]:
