@@ -7,7 +7,7 @@ then masked away: a varlen kernel on CUDA, one dense call for each group of equa
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ except ImportError:
 class Block(NamedTuple):
     """`count` neighbouring segments of one shape: in each, `queries` tokens look at `keys` tokens."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # not tuple.count
     queries: int
     keys: int
 
@@ -57,8 +57,8 @@ class Blocks(tuple[Block, ...]):
         return ends[0], ends[1], max(queries), max(keys)
 
 
-def grouped(lengths: Sequence[int]) -> list[int] | None:
-    """An order of segments in which those of equal length are neighbours, or None when they already are."""
+def grouped(lengths: Sequence[Hashable]) -> list[int] | None:
+    """An order of segments in which those of equal length (or shape) are neighbours, or None when they already are."""
     first = {length: at for at, length in reversed(list(enumerate(lengths)))}
     order = sorted(range(len(lengths)), key=lambda at: first[lengths[at]])
     return None if order == list(range(len(lengths))) else order
@@ -70,6 +70,29 @@ def reorder(lengths: Sequence[int], order: Sequence[int]) -> Int[Tensor, " n"]:
     for length in lengths:
         starts.append(starts[-1] + length)
     return torch.cat([torch.arange(starts[at], starts[at] + lengths[at]) for at in order])
+
+
+class Weave(NamedTuple):
+    """Two streams laid together: for each image its rows of the first, then its rows of the second."""
+
+    order: list[int]
+    """The images as they stand in the stream: those of equal shape side by side."""
+    gather: Int[Tensor, " m"]
+    """The stream, as rows of the first and the second laid end to end."""
+    back: Int[Tensor, " n"]
+    """Where each row of the second went."""
+    blocks: Blocks
+
+    @staticmethod
+    def of(first: Sequence[int], second: Sequence[int]) -> "Weave":
+        """How to lay `first[i]` rows of one stream and `second[i]` of another together, for every image i."""
+        n = len(first)
+        order = grouped(list(zip(first, second, strict=True))) or list(range(n))
+        gather = reorder([*first, *second], [part for image in order for part in (image, n + image)])
+        places = {image: place for place, image in enumerate(order)}
+        lengths = [length for image in order for length in (first[image], second[image])]
+        back = reorder(lengths, [2 * places[image] + 1 for image in range(n)])
+        return Weave(order, gather, back, Blocks.of([first[image] + second[image] for image in order]))
 
 
 def attend(
@@ -88,9 +111,10 @@ def attend(
     if q.is_cuda and HAS_VARLEN and q.dtype in (torch.bfloat16, torch.float16) and len(blocks) > 0:
         reach = ((window or 0) - 1, 0) if causal else (-1, -1)
         ends_q, ends_k, longest_q, longest_k = blocks.bounds(q.device)
-        return varlen_attn(
-            q, k, v, ends_q, ends_k, longest_q, longest_k, window_size=reach, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        many = q.shape[1] != k.shape[1]
+        seen = varlen_attn(q, k, v, ends_q, ends_k, longest_q, longest_k, window_size=reach, enable_gqa=many)
+        assert isinstance(seen, Tensor)
+        return seen
     parts, at_q, at_k = [], 0, 0
     for count, queries, keys in blocks:
         end_q, end_k = at_q + count * queries, at_k + count * keys

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from vlmlab.model.attention import Blocks, attend
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["silu", "relu", "gelu", "gelu_tanh", "quick_gelu"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
+    "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -101,8 +102,9 @@ class EncoderLayer(nn.Module):
 
 
 def init_normal(module: nn.Module, std: float) -> None:
-    """Draw the weight of a linear or embedding layer from N(0, std²); zero its bias."""
-    assert isinstance(module, nn.Linear | nn.Embedding)
-    nn.init.normal_(module.weight, std=std)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+    """Draw the weights of the linear and embedding layers in `module` from N(0, std²); zero their biases."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Embedding):
+            nn.init.normal_(layer.weight, std=std)
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)

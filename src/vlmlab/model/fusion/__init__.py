@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vlmlab.batch import Batch
 from vlmlab.component import Plugin
 from vlmlab.model.cache import Cache
-from vlmlab.model.language import Language
+from vlmlab.model.language import Language, Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class FusionConfig(Plugin):
 
 class Fusion(nn.Module):
     """A fusion: `language, Batch, visual -> hidden [b, t, d]`. It owns no part of the decoder and keeps no state."""
+
+    image_token: int
 
     def forward(
         self,
@@ -44,3 +47,18 @@ class Fusion(nn.Module):
     def placeholders(self, counts: Sequence[int]) -> list[int]:
         """How many `<image>` tokens stand in the text for an image of so many visual tokens."""
         raise NotImplementedError
+
+    def seats(self, batch: Batch) -> Int[Tensor, " s"]:
+        """Where the `<image>` tokens are in the flattened batch, in reading order."""
+        return (batch.tokens.reshape(-1) == self.image_token).nonzero().flatten()
+
+    @staticmethod
+    def finish(language: Language, batch: Batch, x: Float[Tensor, "m d"], reading: Reading) -> Float[Tensor, "b t d"]:
+        """What follows the last layer: the norm, counting the tokens as held by the cache, and a place in the batch."""
+        x = language.norm(x)
+        if reading.cache is not None:
+            counts = [block.queries for block in reading.blocks for _ in range(block.count)]
+            reading.cache.advance(reading.slots, counts)
+        if reading.index is not None:
+            x = x.new_zeros(batch.tokens.numel(), x.shape[1]).index_copy(0, reading.index, x)
+        return torch.unflatten(x, 0, tuple(batch.tokens.shape))

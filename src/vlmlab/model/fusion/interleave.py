@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -46,12 +45,10 @@ class Interleave(Fusion):
         slots: Sequence[int] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """Hidden states before the head. Raises ValueError when placeholders and visual tokens differ in number."""
-        b, t = batch.tokens.shape
         x = language.embedding(batch.tokens.reshape(-1))
         reading = language.read(batch, cache, slots)
-        if not reading.step:
-            seats = (batch.tokens.reshape(-1) == self.image_token).nonzero().flatten()
-            given = 0 if visual is None else len(visual)
+        if visual is not None or not reading.step:  # a decoding step without images need not look for their seats
+            seats, given = self.seats(batch), 0 if visual is None else len(visual)
             if len(seats) != given:
                 raise ValueError(f"the batch has {len(seats)} image tokens for {given} visual tokens")
             if visual is not None:
@@ -60,12 +57,7 @@ class Interleave(Fusion):
             x = x[reading.index]
         for number, layer in enumerate(language.layers):
             x = layer(x, reading, number)
-        x = language.norm(x)
-        if cache is not None:
-            cache.advance(reading.slots, [block.queries for block in reading.blocks for _ in range(block.count)])
-        if reading.index is not None:
-            x = x.new_zeros(b * t, x.shape[1]).index_copy(0, reading.index, x)
-        return torch.unflatten(x, 0, (b, t))
+        return self.finish(language, batch, x, reading)
 
 
 PLUGIN = Interleave

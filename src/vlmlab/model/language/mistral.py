@@ -120,9 +120,7 @@ class Mistral(Language):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
         self.output = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                init_normal(module, 0.02)
+        init_normal(self, 0.02)
 
     def head(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n w"]:
         """Logits over the vocabulary; a tied head is the embedding read backwards."""

@@ -63,9 +63,7 @@ class SigLIP(Vision):
             for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width, config.eps)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                init_normal(module, 0.02)
+        init_normal(self, 0.02)
 
     def forward(self, images: Images) -> Float[Tensor, "p v"]:
         """The features of every patch, in the order of `images.patches`."""
