@@ -1,0 +1,236 @@
+"""Which of ten titles belongs to a picture: one true, nine of other held-out pictures of the same category.
+
+A model that cannot see chooses at chance, or by how plausible titles are in general: the text-only score beside it. The
+loss on the same titles with another picture shows the same in nats.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from vlmlab.batch import Batch, Message, Picture, Sample
+from vlmlab.data.sources import PairSource
+from vlmlab.evaluate.bootstrap import Estimate, ratio
+from vlmlab.evaluate.likelihood import Prompt, Reply, cut, likelihoods
+from vlmlab.model.vlm import VLM
+from vlmlab.train.prepare import Prepared, Preparer
+from vlmlab.train.recipe import Score
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One picture's choice: its titles (the true one first), the probability of each, and what was chosen."""
+
+    index: int
+    titles: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    text_only: tuple[float, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the true title was chosen."""
+        return max(range(len(self.titles)), key=self.probabilities.__getitem__) == 0
+
+    @property
+    def right_blind(self) -> bool:
+        """Whether the true title was chosen without the picture."""
+        return max(range(len(self.titles)), key=self.text_only.__getitem__) == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TenWay:
+    """The score. Losses are in nats per token of the true titles; `gap` is how much a shuffled picture loses."""
+
+    pictures: int
+    left_out: int
+    candidates: int
+    accuracy: Estimate
+    text_only: Estimate
+    gain: Estimate
+    right: float
+    shuffled: float
+    gap: Estimate
+    choices: tuple[Choice, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A held-out picture, the pictures whose titles it must choose among (itself first), and one to shuffle with."""
+
+    index: int
+    candidates: tuple[int, ...]
+    other: int
+
+
+def questions(source: PairSource, candidates: int, limit: int, seed: int) -> tuple[list[Question], int]:
+    """Draw the distractors of each picture from titles of its category, and another picture to shuffle with.
+
+    Returns the questions (`limit` of them at most, 0: all) and how many pictures were left out because their category
+    has too few titles. Raises ValueError when none is left.
+    """
+    generator = random.Random(seed)
+    pairs = [source.pair(index) for index in range(len(source))]
+    titles = [" ".join(pair.title.casefold().split()) for pair in pairs]
+    groups: dict[str, dict[str, int]] = {}
+    for index, pair in enumerate(pairs):
+        groups.setdefault(pair.category, {}).setdefault(titles[index], index)
+    usable = [i for i, pair in enumerate(pairs) if len(groups[pair.category]) >= candidates]
+    left_out = len(pairs) - len(usable)
+    if limit:
+        usable = sorted(generator.sample(usable, min(limit, len(usable))))
+    if not usable or len({titles[index] for index in usable}) < 2:
+        raise ValueError(f"no category of the source has {candidates} different titles to choose among")
+    asked = []
+    for index in usable:
+        rest = [other for title, other in groups[pairs[index].category].items() if title != titles[index]]
+        other = generator.choice([i for i in usable if titles[i] != titles[index]])
+        asked.append(Question(index, (index, *generator.sample(rest, candidates - 1)), other))
+    return asked, left_out
+
+
+def ten_way(
+    model: VLM,
+    process: Callable[[Sample], Batch],
+    source: PairSource,
+    score: Score,
+    seed: int = 0,
+    samples: Preparer | None = None,
+    advance: Callable[[int], None] = lambda count: None,
+) -> TenWay:
+    """Score a model on a source of titled pictures. `process` turns a sample into a batch of one row with targets.
+
+    `samples` are those already prepared of the same source; `advance` is told how many pictures are done.
+    """
+    asked, left_out = questions(source, score.candidates, score.pictures, seed)
+    own = samples or Preparer(model, process, source, frozen=True)
+    model.eval()
+    try:
+        parts = {q.index: cut(own.get([q.index])[0]) for q in asked}
+        for index in {i for q in asked for i in q.candidates} - parts.keys():
+            parts[index] = cut(own.get([index])[0])
+        seen, swapped = _with_pictures(model, asked, parts, advance)
+        blind = _text_only(model, process, source, asked, parts)
+    finally:
+        if samples is None:
+            own.close()
+    choices = tuple(
+        Choice(q.index, tuple(source.pair(i).title for i in q.candidates), _shares(s), _shares(b))
+        for q, s, b in zip(asked, seen, blind, strict=True)
+    )
+    hits, hits_blind = [float(c.right) for c in choices], [float(c.right_blind) for c in choices]
+    lengths = [parts[q.index][1].learned for q in asked]
+    right = [-scores[0] for scores in seen]
+    lost = [shuffled - own_loss for shuffled, own_loss in zip(swapped, right, strict=True)]
+
+    def estimate(above: Sequence[float], below: Sequence[float] | None = None) -> Estimate:
+        return ratio(above, below, score.resamples, seed)
+
+    return TenWay(
+        pictures=len(asked),
+        left_out=left_out,
+        candidates=score.candidates,
+        accuracy=estimate(hits),
+        text_only=estimate(hits_blind),
+        gain=estimate([a - b for a, b in zip(hits, hits_blind, strict=True)]),
+        right=sum(right) / sum(lengths),
+        shuffled=sum(swapped) / sum(lengths),
+        gap=estimate(lost, lengths),
+        choices=choices,
+    )
+
+
+def losses(model: VLM, samples: Preparer, count: int, seed: int) -> dict[str, float]:
+    """The loss of `count` samples' answers with their own pictures and with each other's, in nats per token."""
+    model.eval()
+    chosen = sorted(random.Random(seed).sample(range(len(samples)), min(count, len(samples))))
+    parts = [cut(sample) for sample in samples.get(chosen)]
+    prompts = [prompt for prompt, _ in parts]
+    replies = [[parts[at][1], parts[at - 1][1]] for at in range(len(parts))]
+    scores = likelihoods(model, prompts, replies)
+    tokens = sum(reply.learned for _, reply in parts)
+    return {
+        "right": round(-sum(own for own, _ in scores) / tokens, 6),
+        "shuffled": round(-sum(other for _, other in scores) / tokens, 6),
+    }
+
+
+def _with_pictures(
+    model: VLM,
+    asked: Sequence[Question],
+    parts: dict[int, tuple[Prompt, Reply]],
+    advance: Callable[[int], None],
+) -> tuple[list[list[float]], list[float]]:
+    """Scores of each question's titles with its picture, and the loss of each true title with another picture."""
+    guests: dict[int, list[int]] = {}
+    for question in asked:
+        guests.setdefault(question.other, []).append(question.index)
+    seen: list[list[float]] = []
+    swapped: dict[int, float] = {}
+    for start in range(0, len(asked), 8):
+        group = asked[start : start + 8]
+        prompts = [parts[q.index][0] for q in group]
+        wanted = [[*q.candidates, *guests.get(q.index, [])] for q in group]
+        scores = likelihoods(model, prompts, [[parts[i][1] for i in some] for some in wanted])
+        for question, some in zip(group, scores, strict=True):
+            own = len(question.candidates)
+            seen.append(some[:own])
+            swapped |= zip(guests.get(question.index, []), (-value for value in some[own:]), strict=True)
+        advance(len(group))
+    return seen, [swapped[q.index] for q in asked]
+
+
+def _text_only(
+    model: VLM,
+    process: Callable[[Sample], Batch],
+    source: PairSource,
+    asked: Sequence[Question],
+    parts: dict[int, tuple[Prompt, Reply]],
+) -> list[list[float]]:
+    """Scores of the same titles after the same words without a picture: one prompt for all, each title once."""
+    sample = source[asked[0].index]
+    words = Sample(
+        tuple(Message(m.role, tuple(p for p in m.parts if not isinstance(p, Picture))) for m in sample.messages)
+    )
+    batch = process(words)
+    assert batch.targets is not None
+    prompt, _ = cut(Prepared(batch.tokens[0], batch.targets[0]))
+    needed = sorted({index for q in asked for index in q.candidates})
+    scores: dict[int, float] = {}
+    for start in range(0, len(needed), 64):
+        some = needed[start : start + 64]
+        scores |= zip(some, likelihoods(model, [prompt], [[parts[i][1] for i in some]])[0], strict=True)
+    return [[scores[i] for i in q.candidates] for q in asked]
+
+
+def _shares(scores: Sequence[float]) -> tuple[float, ...]:
+    return tuple(torch.tensor(scores, dtype=torch.float64).softmax(0).tolist())
+
+
+def table(results: dict[str, TenWay]) -> Table:
+    """Results side by side, for the terminal: one column for each name."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    shown.add_column("")
+    for name in results:
+        shown.add_column(name, justify="right")
+    first = next(iter(results.values()))
+
+    def share(estimate: Estimate) -> str:
+        return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"
+
+    def row(name: str, told: Callable[[TenWay], str]) -> None:
+        shown.add_row(name, *(told(result) for result in results.values()))
+
+    row(f"{first.candidates}-way accuracy, {first.pictures} pictures", lambda r: share(r.accuracy))
+    row("  the same without the picture", lambda r: share(r.text_only))
+    row("loss, right picture (nats per token)", lambda r: f"{r.right:.3f}")
+    row("loss, shuffled picture", lambda r: f"{r.shuffled:.3f}")
+    row("shuffled - right, 95 % interval", lambda r: f"{r.gap.value:+.3f} [{r.gap.low:+.3f}, {r.gap.high:+.3f}]")
+    return shown

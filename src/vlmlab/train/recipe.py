@@ -1,0 +1,149 @@
+"""Recipes: everything a run depends on, as TOML read into frozen dataclasses.
+
+    seed = 0
+    [start]      what the weights start from: two backbones, a whole model, or nothing
+    [model]      the four parts            [processor]  how samples become batches
+    [data]       the source                [stage]      how long, how fast, and what is trained
+    [score]      what is measured on held-out samples
+
+Any key can be given on the command line by its path: `stage.steps=10`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from vlmlab.processor.processor import Config as ProcessorConfig
+
+from vlmlab import component
+from vlmlab.data.sources import SourceConfig
+from vlmlab.model.vlm import PARTS, VLMConfig
+from vlmlab.train.objectives import ObjectiveConfig, next_token
+
+RESOLVED = "recipe.toml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where weights come from. `vision` and `language` are folders of pretrained backbones, `model` a whole model's.
+
+    `nano` stands for the packaged backbones that `vlmlab get nano` fetches. With nothing, all weights are random.
+    """
+
+    vision: str | None = None
+    language: str | None = None
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None and (self.vision is not None or self.language is not None):
+            raise ValueError("give either `model`, or `vision` and `language`, not both")
+        if (self.vision is None) != (self.language is None):
+            raise ValueError("two backbones are needed: give both `vision` and `language`")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage of training.
+
+    `train` names the parts that learn. A step draws `batch` samples and computes them in passes of up to `tokens`
+    tokens. `lr_factors` and `decay_factors` multiply `lr` and `weight_decay` for a part. `warmup` is in steps; `final`
+    is the share of `lr` left at the end. `clip` bounds the gradient's norm (0: no bound). `learn` says which tokens are
+    learned. `precision` is that of the arithmetic; what is trained stays in fp32. A checkpoint is written every
+    `save_every` steps and `keep` of them are kept; metrics are written every `log_every`.
+    """
+
+    steps: int
+    batch: int = 16
+    train: tuple[str, ...] = ("connector",)
+    tokens: int = 4096
+    lr: float = 1e-4
+    lr_factors: dict[str, float] = dataclasses.field(default_factory=dict)
+    warmup: int = 50
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final: float = 0.0
+    weight_decay: float = 0.1
+    decay_factors: dict[str, float] = dataclasses.field(default_factory=dict)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float = 1.0
+    learn: Literal["answers", "everything"] = "answers"
+    objective: ObjectiveConfig = dataclasses.field(default_factory=next_token.Config)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    save_every: int = 200
+    keep: int = 2
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "tokens", "save_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        for name in ("lr", "warmup", "weight_decay", "clip", "final"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        for key, names in (
+            ("train", self.train),
+            ("lr_factors", self.lr_factors),
+            ("decay_factors", self.decay_factors),
+        ):
+            for name in names:
+                if name not in PARTS:
+                    raise ValueError(
+                        f"{key} names {name!r}, which is no part of a model; the parts: {', '.join(PARTS)}"
+                    )
+        if not self.train:
+            raise ValueError(f"train names no part; the parts: {', '.join(PARTS)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What is measured on the held-out samples of a source of titled pictures.
+
+    Each of `pictures` (0: all) chooses its title among `candidates` of the same category. Every `every` steps (0:
+    never) the losses of `watched` held-out pictures, right and shuffled, are written to the metrics. `resamples` is
+    that of the bootstrap.
+    """
+
+    split: str = "test"
+    candidates: int = 10
+    pictures: int = 0
+    resamples: int = 10_000
+    every: int = 0
+    watched: int = 64
+
+    def __post_init__(self) -> None:
+        if self.candidates < 2:
+            raise ValueError(f"candidates must be 2 or more, not {self.candidates}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A whole recipe. `model` and `processor` may be left out when `start.model` brings them."""
+
+    data: SourceConfig
+    stage: Stage
+    seed: int = 0
+    start: Start = dataclasses.field(default_factory=Start)
+    model: VLMConfig | None = None
+    processor: ProcessorConfig | None = None
+    score: Score | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 20:
+            raise ValueError(f"seed must be between 0 and {(1 << 20) - 1}, not {self.seed}")
+        if self.start.model is None and (self.model is None or self.processor is None):
+            missing = "model" if self.model is None else "processor"
+            raise ValueError(f"[{missing}] is missing: it is needed unless start.model names a folder that brings one")
+
+    def text(self) -> str:
+        """The resolved recipe as TOML, every default written out."""
+        return component.write_toml(component.plain(self))
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `a.b.c=value` overrides. Raises ValueError naming the file and the key."""
+    data = component.read_toml(path, overrides)
+    try:
+        return component.parse(Recipe, data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

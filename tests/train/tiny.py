@@ -1,0 +1,103 @@
+"""A model of a few thousand weights, and a corpus of coloured squares named by their colour, all in memory."""
+
+import functools
+
+import torch
+from PIL import Image
+
+from vlmlab.batch import IGNORE, Batch, Images, Message, Picture, Sample
+from vlmlab.component import parse
+from vlmlab.data.sources import Pair, PairSource
+from vlmlab.model.vlm import VLM, VLMConfig
+from vlmlab.train.prepare import Preparer
+from vlmlab.train.recipe import Stage
+
+IMAGE, START, END, ASK = 3, 1, 2, 4
+COLOURS = {f"colour {n}": (n * 36 % 256, n * 97 % 256, n * 151 % 256) for n in range(12)}
+MODEL = {
+    "vision": {"name": "siglip", "width": 32, "layers": 1, "heads": 2, "inner": 64, "patch": 4, "side": 8},
+    "connector": {
+        "name": "perceiver",
+        "latents": 2,
+        "depth": 1,
+        "heads": 2,
+        "kv_heads": 1,
+        "head_width": 16,
+        "projection_inner": 64,
+    },
+    "language": {
+        "name": "mistral",
+        "vocabulary": 128,
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "kv_heads": 1,
+        "head_width": 16,
+        "inner": 64,
+        "positions": 256,
+    },
+    "fusion": {"name": "interleave", "image_token": IMAGE},
+}
+
+
+def model(seed: int = 0) -> VLM:
+    torch.manual_seed(seed)
+    return VLM(parse(VLMConfig, MODEL))
+
+
+class Colours(PairSource):
+    """Squares of different sizes: `Which?<image>` and then the colour's name."""
+
+    def __init__(self, count: int = 24) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def pair(self, index: int) -> Pair:
+        name = list(COLOURS)[index % len(COLOURS)]
+        side = 8 + 4 * (index % 3)
+        return Pair(Picture.of(Image.new("RGB", (side, 8), COLOURS[name]), name), name, "colours")
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        pair = self.pair(index)
+        return Sample((Message("user", (pair.picture, "which?")), Message("assistant", (pair.title,))))
+
+
+@functools.cache
+def word(text: str) -> list[int]:
+    """A number for each word: the colour's own behind one that all share, so that answers have two tokens or more."""
+    return [10, 20 + int(text.split()[1])] if text.startswith("colour") else [ASK, ASK + 1]
+
+
+def process(sample: Sample) -> Batch:
+    """One row: a start, two image tokens for each picture, the words; the assistant's are learned, with an end."""
+    tokens, learned, images = [START], [False], []
+    for message in sample.messages:
+        for part in message.parts:
+            if isinstance(part, Picture):
+                pixels = torch.tensor(list(part.source.tobytes()), dtype=torch.float32).view(8, -1, 3) / 127.5 - 1
+                rows, columns = 2, pixels.shape[1] // 4
+                patches = pixels.view(rows, 4, columns, 4, 3).permute(0, 2, 4, 1, 3).reshape(rows * columns, 48)
+                images.append(Images(patches, torch.tensor([[rows, columns]])))
+                more, are = [IMAGE, IMAGE], False
+            else:
+                more, are = word(part), message.role == "assistant"
+            tokens += more
+            learned += [are] * len(more)
+    tokens, learned = [*tokens, END], [*learned, learned[-1]]
+    targets = [t if on else IGNORE for t, on in zip(tokens[1:], learned[1:], strict=True)] + [IGNORE]
+    row = torch.tensor([tokens])
+    places = torch.arange(len(tokens))[None]
+    return Batch(row, torch.ones_like(row), places, torch.tensor([targets]), Images.join(images))
+
+
+def stage(**changes) -> Stage:
+    values = {"steps": 6, "batch": 4, "lr": 1e-2, "warmup": 2, "save_every": 3, "train": ("connector",), **changes}
+    return Stage(**values)
+
+
+def preparer(of: VLM, count: int = 24, frozen: bool = True) -> Preparer:
+    return Preparer(of, process, Colours(count), frozen)
