@@ -1,0 +1,125 @@
+"""The `config.json` of checkpoints as plain data for our configs. What a file leaves out is its class's default."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmlab.hub import files
+
+Plain = dict[str, Any]
+
+ACTIVATIONS = {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "quick_gelu": "quick_gelu",
+}
+
+
+def backbone(folder: Path) -> tuple[str, Plain]:
+    """The model type of a backbone's folder, and our config's values for it.
+
+    Raises ValueError when the type is not one we read, listing those, or asks for something we do not have.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give one that holds config.json and model.safetensors")
+    data = files.read_json(folder / "config.json")
+    kind = data.get("model_type")
+    if kind not in BACKBONES:
+        raise ValueError(f"{folder}: model type {kind!r} is not a backbone we read; known: {', '.join(BACKBONES)}")
+    try:
+        # A whole SigLIP or CLIP keeps its tower's config inside.
+        return kind, BACKBONES[kind](data.get("vision_config", data) if kind in ("siglip", "clip") else data)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+
+
+def tower(data: Mapping[str, Any], image: int, patch: int, activation: str, eps: float) -> Plain:
+    """The tower of SigLIP, CLIP or Idefics2; the other arguments are the class's defaults."""
+    patch = data.get("patch_size", patch)
+    return {
+        "width": data.get("hidden_size", 768),
+        "patch": patch,
+        "layers": data.get("num_hidden_layers", 12),
+        "heads": data.get("num_attention_heads", 12),
+        "inner": data.get("intermediate_size", 3072),
+        "side": data.get("image_size", image) // patch,
+        "activation": _activation(data.get("hidden_act", activation)),
+        "eps": data.get("layer_norm_eps", eps),
+    }
+
+
+def _siglip(data: Mapping[str, Any]) -> Plain:
+    return tower(data, 224, 16, "gelu_pytorch_tanh", 1e-6)
+
+
+def _clip(data: Mapping[str, Any]) -> Plain:
+    return tower(data, 224, 32, "quick_gelu", 1e-5)
+
+
+def _dinov2(data: Mapping[str, Any]) -> Plain:
+    if data.get("use_swiglu_ffn", False):
+        raise ValueError("use_swiglu_ffn: the gated MLP of DINOv2-giant is not supported")
+    width = data.get("hidden_size", 768)
+    inner = int(width * data.get("mlp_ratio", 4))
+    return {**tower({**data, "intermediate_size": inner}, 224, 14, "gelu", 1e-6)}
+
+
+def _activation(name: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"hidden_act {name!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def mistral(data: Mapping[str, Any]) -> Plain:
+    """Mistral's decoder."""
+    return _decoder(data, kv_heads=8, inner=14336, positions=4096 * 32, window=4096)
+
+
+def _llama(data: Mapping[str, Any]) -> Plain:
+    heads = data.get("num_attention_heads", 32)
+    values = _decoder(data, kv_heads=heads, inner=11008, positions=2048, window=None)
+    return {**values, "window": None}
+
+
+def _decoder(data: Mapping[str, Any], kv_heads: int, inner: int, positions: int, window: int | None) -> Plain:
+    for key in ("attention_bias", "mlp_bias"):
+        if data.get(key, False):
+            raise ValueError(f"{key}: a decoder with biases is not supported")
+    if data.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"hidden_act {data['hidden_act']!r} is not supported in a decoder; known: silu")
+    width, heads = data.get("hidden_size", 4096), data.get("num_attention_heads", 32)
+    return {
+        "vocabulary": data.get("vocab_size", 32000),
+        "width": width,
+        "positions": data.get("max_position_embeddings", positions),
+        "layers": data.get("num_hidden_layers", 32),
+        "heads": heads,
+        "kv_heads": data.get("num_key_value_heads") or kv_heads,
+        "head_width": data.get("head_dim") or width // heads,
+        "inner": data.get("intermediate_size", inner),
+        "eps": data.get("rms_norm_eps", 1e-6),
+        "theta": float(_theta(data)),
+        "window": data.get("sliding_window", window),
+        "tied": data.get("tie_word_embeddings", False),
+    }
+
+
+def _theta(data: Mapping[str, Any]) -> float:
+    """The base of the rotary positions, where transformers 4 and 5 keep it."""
+    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"rotary positions of type {kind!r} are not supported; known: default")
+    return rope.get("rope_theta", data.get("rope_theta", 10000.0))
+
+
+BACKBONES: dict[str, Callable[[Mapping[str, Any]], Plain]] = {
+    "siglip": _siglip,
+    "siglip_vision_model": _siglip,
+    "clip": _clip,
+    "clip_vision_model": _clip,
+    "dinov2": _dinov2,
+    "mistral": mistral,
+    "llama": _llama,
+}

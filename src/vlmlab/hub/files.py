@@ -1,0 +1,129 @@
+"""The files of a checkpoint folder: JSON, and weights in safetensors, which are mapped into memory rather than read."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises ValueError naming the file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent} has no {path.name}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} should hold a JSON object, not {data!r:.40}")
+    return data
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> None:
+    """Make a file by `fill(temporary path)`, then move it to its place: it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        fill(partial)
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file whole or not at all."""
+    held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write(path, lambda partial: safetensors.torch.save_file(held, partial, metadata={"format": "pt"}))
+
+
+class Weights(Mapping[str, Tensor]):
+    """The tensors of a checkpoint folder by name: one file, or shards with an index.
+
+    A tensor is a view into the mapped file: it takes memory only once it is read, and changing it does not change the
+    file. One shard is open at a time; walking the items in order visits each once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ValueError when there are no safetensors, or a shard is missing or damaged."""
+        self.folder = folder
+        self._open: tuple[Path, Any] | None = None
+        self._files = self._read_index() if (folder / INDEX).is_file() else self._read_single()
+
+    def _read_index(self) -> dict[str, Path]:
+        index = read_json(self.folder / INDEX).get("weight_map")
+        if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+            raise ValueError(f"{self.folder / INDEX} has no `weight_map` of tensor names and files")
+        shards = sorted(set(index.values()))
+        for shard in shards:
+            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+                raise ValueError(f"{self.folder / INDEX} names {shard!r}, which is no safetensors file of its folder")
+        missing = [shard for shard in shards if not (self.folder / shard).is_file()]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ValueError(
+                f"{self.folder} lacks the shard {missing[0]}{more} of {len(shards)}: the download is incomplete, "
+                "fetch it again"
+            )
+        found = {}
+        for shard in shards:
+            path = self.folder / shard
+            inside = set(self._handle(path).keys())
+            for name in (name for name, file in index.items() if file == shard):
+                if name not in inside:
+                    raise ValueError(f"{path} lacks the tensor {name}, which {INDEX} says it holds")
+                found[name] = path
+        return found
+
+    def _read_single(self) -> dict[str, Path]:
+        path = self.folder / WEIGHTS
+        if not path.is_file():
+            if any(next(self.folder.glob(pattern), None) for pattern in PICKLES):
+                raise ValueError(
+                    f"{self.folder} holds its weights as Python pickles only, which can run code when they are read; "
+                    "vlmlab reads safetensors alone: take the .safetensors revision, or convert it where you trust it"
+                )
+            raise ValueError(f"{self.folder} has no {WEIGHTS} and no {INDEX}")
+        return dict.fromkeys(self._handle(path).keys(), path)
+
+    def _handle(self, path: Path) -> Any:
+        if self._open is None or self._open[0] != path:
+            try:
+                self._open = path, safetensors.safe_open(path, framework="pt", device="cpu")
+            except safetensors.SafetensorError as error:
+                raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again") from None
+        return self._open[1]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._handle(self._files[name]).get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def shape(self, name: str) -> list[int]:
+        """The shape of a tensor, without reading it."""
+        return list(self._handle(self._files[name]).get_slice(name).get_shape())
