@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm: computed in fp32, the weight multiplied after the cast back (as Mistral does)."""
+    """Root-mean-square norm: computed in fp32 at least, the weight multiplied after the cast back (as Mistral does)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """`x` over its root mean square, times the weight."""
-        if x.dtype == torch.float32:
+        if x.dtype.itemsize >= 4:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
 

@@ -46,7 +46,7 @@ class Config(FusionConfig):
             raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
 
 
-Keys = tuple[Float[Tensor, "m g k"], Float[Tensor, "m g k"]]
+Keys = tuple[Float[Tensor, "l g k"], Float[Tensor, "l g k"]]
 """Keys and values of visual tokens, for one block."""
 
 
