@@ -126,7 +126,7 @@ def ten_way(
         for q, s, b in zip(asked, seen, blind, strict=True)
     )
     hits, hits_blind = [float(c.right) for c in choices], [float(c.right_blind) for c in choices]
-    lengths = [parts[q.index][1].learned for q in asked]
+    lengths = [float(parts[q.index][1].learned) for q in asked]
     right = [-scores[0] for scores in seen]
     lost = [shuffled - own_loss for shuffled, own_loss in zip(swapped, right, strict=True)]
 
