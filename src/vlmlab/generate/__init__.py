@@ -1,0 +1,1 @@
+"""Writing text: the engine, the session it runs, and the ways of decoding."""
