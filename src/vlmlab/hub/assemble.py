@@ -18,7 +18,6 @@ from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlmlab import component
 from vlmlab.hub import configs, fill, names
 from vlmlab.hub.files import Weights
 from vlmlab.model.language import LanguageConfig
@@ -91,7 +90,7 @@ def config_of(vision_folder: Path | str, language_folder: Path | str) -> dict[st
     language["vocabulary"] = max(language["vocabulary"], tokenizer.get_vocab_size())
     return {
         "vision": {"name": towers.get(vision_kind, "siglip"), **vision},
-        "language": {"name": "mistral", **{k: v for k, v in language.items() if v is not None}},
+        "language": {"name": "mistral", **language, "window": language["window"] or "none"},
         "fusion": {"name": "interleave", "image_token": tokenizer.token_to_id("<image>")},
     }
 
@@ -117,7 +116,7 @@ def load_vision(model: VLM, config: VisionConfig, folder: Path, dtype: torch.dty
     """
     kind, values = configs.backbone(folder)
     table = _table(config, kind, folder)
-    held = component.plain(config)
+    held = dataclasses.asdict(config)
     _check(held, {k: v for k, v in values.items() if k != "side"}, folder, "model.vision")
     weights = Weights(folder)
     steps, unknown = names.plan(_tower_names(weights), table)
@@ -141,8 +140,8 @@ def load_language(
     """
     kind, values = configs.backbone(folder)
     table = _table(config, kind, folder)
-    held = component.plain(config)
-    loose = {"vocabulary", "positions", "window", *([] if held["tied"] else ["tied"])}
+    held = dataclasses.asdict(config)
+    loose = {"vocabulary", "positions", *([] if held["tied"] else ["tied"])}
     _check(held, {k: v for k, v in values.items() if k not in loose}, folder, "model.language")
     weights = Weights(folder)
     steps, unknown = names.plan([n for n in weights if not _left_out(n)], table)

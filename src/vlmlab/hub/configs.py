@@ -1,4 +1,7 @@
-"""The `config.json` of checkpoints as plain data for our configs. What a file leaves out is its class's default."""
+"""The `config.json` of checkpoints, as plain data that our configs are read from.
+
+What a file leaves out is the default of its class in transformers: the released Idefics2 names few of its own numbers.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,6 +49,44 @@ def tower(data: Mapping[str, Any], image: int, patch: int, activation: str, eps:
         "side": data.get("image_size", image) // patch,
         "activation": _activation(data.get("hidden_act", activation)),
         "eps": data.get("layer_norm_eps", eps),
+    }
+
+
+def idefics2(data: Mapping[str, Any]) -> dict[str, Plain]:
+    """The tables of a whole model, from an Idefics2 config.
+
+    The resampler's norms add what the file says (`perceiver_config.rms_norm_eps`). Where it says nothing, as released
+    files do, they add the text model's 1e-5, as in training; transformers from 4.46 adds 1e-6.
+    Raises ValueError for what this architecture has and we do not.
+    """
+    if "quantization_config" in data:
+        raise ValueError(
+            "quantization_config: quantised weights cannot be read; take the checkpoint they were made from"
+        )
+    vision, bridge, text = (data.get(f"{part}_config") or {} for part in ("vision", "perceiver", "text"))
+    if bridge.get("qk_layer_norms", False):
+        raise ValueError("perceiver_config.qk_layer_norms: a resampler with norms on queries and keys is not supported")
+    if bridge.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"perceiver_config.hidden_act {bridge['hidden_act']!r} is not supported; known: silu")
+    language = mistral({"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, **text})
+    language["tied"] = data.get("tie_word_embeddings", False)
+    own = bridge.get("hidden_size", 4096) == language["width"]  # else transformers takes the text model's
+    return {
+        "vision": {"name": "siglip", **tower(vision, 224, 32, "gelu_pytorch_tanh", 1e-6)},
+        "connector": {
+            "name": "perceiver",
+            "latents": bridge.get("resampler_n_latents", 64),
+            "depth": bridge.get("resampler_depth", 3),
+            "heads": bridge.get("resampler_n_heads", 16),
+            "kv_heads": bridge.get("num_key_value_heads", 4),
+            "head_width": bridge.get("resampler_head_dim", 96),
+            "ratio": 4,
+            "projection": "mlp",
+            "projection_inner": language["inner"],
+            "eps": bridge.get("rms_norm_eps", language["eps"]) if own else language["eps"],
+        },
+        "language": {"name": "mistral", **language, "window": language["window"] or "none"},
+        "fusion": {"name": "interleave", "image_token": data.get("image_token_id", 32001)},
     }
 
 

@@ -120,7 +120,7 @@ OLD: Table = (
 )
 """Today's names (left) of what the hub's first revisions and the original training code called otherwise (right).
 
-The training code kept the rows of added tokens apart: two of its tensors are one of today's, the second below the first.
+The training code kept the rows of added tokens apart: two of its tensors are one of today's, one below the other.
 """
 
 

@@ -1,0 +1,131 @@
+"""A checkpoint folder, ours or the hub's, as a model.
+
+    ours         vlmlab.toml ([model], [processor])   model.safetensors   tokenizer.json
+    the hub's    config.json (Idefics2)               safetensors, sharded or not   tokenizer.json and its settings
+
+Weights go straight to their device and dtype. On the CPU, in the dtype they are stored in, they stay a view into the
+file: nothing is read until it is used. Only safetensors, JSON and TOML are ever read.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from vlmlab import component
+from vlmlab.hub import configs, files, fill, names
+from vlmlab.hub.files import Weights
+from vlmlab.model.vlm import VLM, VLMConfig
+
+RECIPE = "vlmlab.toml"
+
+PATTERNS = ("*.safetensors", "*.json", "*.toml")
+"""The files of a hub repository that are fetched."""
+
+Fetch = Callable[[str, str | None], Path]
+
+
+def load_model(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    fetch: Fetch | None = None,
+) -> VLM:
+    """The model of a checkpoint folder or hub id, without its processor: no tokenizer is needed.
+
+    `dtype=None` keeps the weights as they are stored. Memory stays below the weights and one shard. Raises ValueError
+    that says what is wrong with which file, and what to do.
+    """
+    return read_model(locate(folder, revision, fetch), device, dtype)
+
+
+def read_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> VLM:
+    """The model of a local folder; as `load_model`."""
+    device = _device(device)
+    config = read_config(folder)
+    native = (folder / RECIPE).is_file()
+    weights = Weights(folder)
+    with torch.device("meta"):
+        model = VLM(config)
+    if native:
+        steps, unknown = [names.Step(name, (name,), names.MAKE["same"]) for name in weights], []
+    else:
+        steps, unknown = names.plan_idefics2(list(weights))
+        if config.language.tied:
+            steps = [step for step in steps if step.ours != "language.output.weight"]
+    fill.fill(model, steps, unknown, weights, folder, device, dtype)
+    return model.eval()
+
+
+def read_config(folder: Path) -> VLMConfig:
+    """The config of the model in a local folder. Raises ValueError naming the file and the key."""
+    recipe = folder / RECIPE
+    if recipe.is_file():
+        data = component.read_toml(recipe)
+        try:
+            return component.parse(VLMConfig, data.get("model", {}), "model", trusted=False)
+        except ValueError as error:
+            raise ValueError(f"{recipe}: {error}") from None
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no checkpoint: it has neither {RECIPE} nor config.json")
+    data = files.read_json(path)
+    kind = data.get("model_type")
+    if kind != "idefics2":
+        hint = "; as a backbone it goes into start.vision or start.language of a recipe" * (kind in configs.BACKBONES)
+        raise ValueError(f"{path}: model type {kind!r} is not known as a whole model; known: idefics2{hint}")
+    try:
+        return component.parse(VLMConfig, configs.idefics2(data), "model")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def locate(folder: Path | str, revision: str | None = None, fetch: Fetch | None = None) -> Path:
+    """The local folder of a checkpoint: itself, or where `fetch(hub id, revision)` put it.
+
+    Raises ValueError for what is neither a folder nor a hub id, and when the hub cannot be reached.
+    """
+    path = Path(folder).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give the folder that holds it")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        raise ValueError(f"{folder} is no folder, and no hub id such as HuggingFaceM4/idefics2-8b")
+    return (fetch or from_hub)(str(folder), revision)
+
+
+def from_hub(name: str, revision: str | None = None) -> Path:
+    """Fetch the safetensors and settings of a hub repository, or find them in the hub's cache.
+
+    Raises ValueError that says how to do without a network.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    instead = "or give a local folder with the repository's files (config.json, *.safetensors, tokenizer.json)"
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
+    except errors.GatedRepoError:
+        raise ValueError(f"{name} on the hub asks you to accept its terms: do, and log in, {instead}") from None
+    except errors.RevisionNotFoundError:
+        raise ValueError(f"{name} on the hub has no revision {revision!r}") from None
+    except errors.RepositoryNotFoundError:
+        raise ValueError(
+            f"there is no {name} here as a folder, nor on the hub for you; mind the spelling, {instead}"
+        ) from None
+    except (OSError, errors.LocalEntryNotFoundError, errors.HfHubHTTPError, errors.HFValidationError) as error:
+        told = str(error).splitlines()[0][:200]
+        raise ValueError(f"cannot fetch {name} from the hub ({told}): see to the network, {instead}") from None
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"{device!r} is no device: cpu, cuda or cuda:1 for example") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("this machine has no CUDA device that torch can use: load with device='cpu'")
+    return device
