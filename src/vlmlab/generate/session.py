@@ -22,6 +22,7 @@ class Session:
         self.cache = model.language.cache(rows, capacity)
         self.rows = 0
 
+    @torch.inference_mode()
     def prefill(
         self, batch: Batch, visual: Float[Tensor, "l d"] | None, counts: Sequence[int], slots: Sequence[int]
     ) -> Float[Tensor, "b w"]:
@@ -35,6 +36,7 @@ class Session:
         self.rows = max(self.rows, *(slot + 1 for slot in slots))
         return logits
 
+    @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Float[Tensor, "b w"]:
         """Add one token to each row; the logits of what follows."""
         assert len(tokens) == self.rows
