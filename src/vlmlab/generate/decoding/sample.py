@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class Sample(Decoding):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
-        self.generators: dict[int, torch.Generator] = {}
+        self.generators: WeakKeyDictionary[Request, torch.Generator] = WeakKeyDictionary()
 
     def choose(self, logits: Float[Tensor, "b w"], requests: Sequence[Request]) -> list[int]:
         """The next token of each request."""
@@ -55,10 +56,9 @@ class Sample(Decoding):
         return logits
 
     def _generator(self, request: Request) -> torch.Generator:
-        key = id(request)
-        if key not in self.generators:
-            self.generators[key] = torch.Generator().manual_seed(request.seed)
-        return self.generators[key]
+        if request not in self.generators:
+            self.generators[request] = torch.Generator().manual_seed(request.seed)
+        return self.generators[request]
 
 
 PLUGIN = Sample
