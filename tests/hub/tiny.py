@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
@@ -134,3 +135,14 @@ def far(a: Tensor, b: Tensor) -> float:
     """The largest difference, relative to the largest of the numbers themselves."""
     assert a.shape == b.shape, (a.shape, b.shape)
     return float((a.double() - b.double()).abs().max() / b.double().abs().max())
+
+
+def tokenizer() -> Tokenizer:
+    """Words of one letter and a number, and the control tokens at the ids of the models above."""
+    words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(3, 59))]
+    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = ["<unk>", "<s>", "</s>", "<fake_token_around_image>", "<image>", "<end_of_utterance>"]
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return made

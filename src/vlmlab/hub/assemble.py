@@ -126,7 +126,7 @@ def load_vision(model: VLM, config: VisionConfig, folder: Path, dtype: torch.dty
     if (config.name, kind) in FOLDED:
         tensors = fold(tensors)
     side = values["side"]
-    tensors["position.weight"] = stretch(tensors["position.weight"], side, held.get("side", side))
+    tensors["position.weight"] = stretch(tensors["position.weight"], side, held["side"])
     ready = [names.Step(name, (name,), names.MAKE["same"]) for name in tensors]
     fill.fill(model.vision, ready, unknown, tensors, folder, dtype=dtype)
 
@@ -249,5 +249,5 @@ def _check_tokens(config: VLMConfig, tokenizer: Tokenizer, folder: Path) -> None
         )
     if config.fusion.image_token != image:
         raise ValueError(
-            f"model.fusion.image_token is {config.fusion.image_token}, but in the tokenizer of {folder} <image> is {image}"
+            f"model.fusion.image_token is {config.fusion.image_token}, but <image> of the tokenizer of {folder} is {image}"
         )

@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = 5_000_000_000
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -56,6 +57,31 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file whole or not at all."""
     held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     write(path, lambda partial: safetensors.torch.save_file(held, partial, metadata={"format": "pt"}))
+
+
+def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], shard: int = SHARD) -> None:
+    """Write a checkpoint's weights into a folder: one file, or shards of at most `shard` bytes with their index.
+
+    Weights that the folder held before are removed once the new ones are there.
+    """
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    groups: list[list[str]] = [[]]
+    for name, size in sizes.items():
+        if groups[-1] and sum(sizes[n] for n in groups[-1]) + size > shard:
+            groups.append([])
+        groups[-1].append(name)
+    names = [WEIGHTS]
+    if len(groups) > 1:
+        names = [f"model-{at:05d}-of-{len(groups):05d}.safetensors" for at in range(1, len(groups) + 1)]
+    for file, group in zip(names, groups, strict=True):
+        write_weights(folder / file, {name: tensors[name] for name in group})
+    if len(groups) > 1:
+        where = {name: file for file, group in zip(names, groups, strict=True) for name in group}
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})
+        names.append(INDEX)
+    for old in [*folder.glob("model*.safetensors"), folder / INDEX]:
+        if old.name not in names:
+            old.unlink(missing_ok=True)
 
 
 class Weights(Mapping[str, Tensor]):

@@ -8,22 +8,40 @@ file: nothing is read until it is used. Only safetensors, JSON and TOML are ever
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from vlmlab import component
-from vlmlab.hub import configs, files, fill, names
+from vlmlab.hub import configs, files, fill, names, settings
 from vlmlab.hub.files import Weights
 from vlmlab.model.vlm import VLM, VLMConfig
+from vlmlab.processor.decode import Fetch
+from vlmlab.processor.processor import Config as ProcessorConfig
+from vlmlab.processor.processor import Processor
 
 RECIPE = "vlmlab.toml"
 
 PATTERNS = ("*.safetensors", "*.json", "*.toml")
 """The files of a hub repository that are fetched."""
 
-Fetch = Callable[[str, str | None], Path]
+
+def load(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    fetch: Fetch | None = None,
+) -> tuple[VLM, Processor]:
+    """The model and its processor, from a checkpoint folder or a hub id such as HuggingFaceM4/idefics2-8b.
+
+    `dtype=None` keeps the weights as they are stored; `revision` is a branch, tag or commit of a hub id; `fetch` gets
+    the bytes of pictures that are named by URL, which are refused without it. Memory stays below the weights and one
+    shard. Raises ValueError that says what is wrong with which file, and what to do.
+    """
+    place = locate(folder, revision)
+    model = read_model(place, device, dtype)
+    return model, read_processor(place, model, fetch)
 
 
 def load_model(
@@ -31,18 +49,13 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     revision: str | None = None,
-    fetch: Fetch | None = None,
 ) -> VLM:
-    """The model of a checkpoint folder or hub id, without its processor: no tokenizer is needed.
-
-    `dtype=None` keeps the weights as they are stored. Memory stays below the weights and one shard. Raises ValueError
-    that says what is wrong with which file, and what to do.
-    """
-    return read_model(locate(folder, revision, fetch), device, dtype)
+    """The model alone: as `load`, but no tokenizer is needed."""
+    return read_model(locate(folder, revision), device, dtype)
 
 
 def read_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> VLM:
-    """The model of a local folder; as `load_model`."""
+    """The model of a local folder; see `load`."""
     device = _device(device)
     config = read_config(folder)
     native = (folder / RECIPE).is_file()
@@ -50,10 +63,11 @@ def read_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
     with torch.device("meta"):
         model = VLM(config)
     if native:
-        steps, unknown = [names.Step(name, (name,), names.MAKE["same"]) for name in weights], []
+        steps = [names.Step(name, (name,), names.MAKE["same"]) for name in weights]
+        unknown: list[str] = []
     else:
         steps, unknown = names.plan_idefics2(list(weights))
-        if config.language.tied:
+        if component.plain(config.language)["tied"]:  # some files hold the embedding a second time, as the head
             steps = [step for step in steps if step.ours != "language.output.weight"]
     fill.fill(model, steps, unknown, weights, folder, device, dtype)
     return model.eval()
@@ -82,8 +96,26 @@ def read_config(folder: Path) -> VLMConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def locate(folder: Path | str, revision: str | None = None, fetch: Fetch | None = None) -> Path:
-    """The local folder of a checkpoint: itself, or where `fetch(hub id, revision)` put it.
+def read_processor(folder: Path, model: VLM, fetch: Fetch | None = None) -> Processor:
+    """The processor of a local folder, for its model. Raises ValueError naming the file and the key."""
+    tokenizer = settings.read_tokenizer(folder)
+    recipe = folder / RECIPE
+    if recipe.is_file():
+        data = component.read_toml(recipe)
+        try:
+            config = component.parse(ProcessorConfig, data.get("processor", {}), "processor", trusted=False)
+        except ValueError as error:
+            raise ValueError(f"{recipe}: {error}") from None
+    else:
+        config = settings.read(folder, tokenizer, model.config)
+    try:
+        return Processor(config, tokenizer, model.placeholders, model.config.language.vocabulary, fetch)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def locate(folder: Path | str, revision: str | None = None) -> Path:
+    """The local folder of a checkpoint: itself, or where the hub's files were put.
 
     Raises ValueError for what is neither a folder nor a hub id, and when the hub cannot be reached.
     """
@@ -94,7 +126,7 @@ def locate(folder: Path | str, revision: str | None = None, fetch: Fetch | None 
         raise ValueError(f"{path} is a file; give the folder that holds it")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
         raise ValueError(f"{folder} is no folder, and no hub id such as HuggingFaceM4/idefics2-8b")
-    return (fetch or from_hub)(str(folder), revision)
+    return from_hub(str(folder), revision)
 
 
 def from_hub(name: str, revision: str | None = None) -> Path:

@@ -1,0 +1,38 @@
+"""Our own checkpoint folder: `vlmlab.toml`, `model.safetensors`, `tokenizer.json`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmlab import component
+from vlmlab.hub import files
+from vlmlab.hub.load import RECIPE
+from vlmlab.model.vlm import VLM
+from vlmlab.processor.processor import Processor
+
+
+def save(
+    model: VLM,
+    processor: Processor | None,
+    folder: Path | str,
+    extra: Mapping[str, Any] | None = None,
+    shard: int = files.SHARD,
+) -> Path:
+    """Write a model of any architecture, with its processor where there is one, into a folder that `load` reads.
+
+    `extra` are further tables of `vlmlab.toml`, such as where the model came from. Each file is written whole or not at
+    all, `vlmlab.toml` last; other files of the folder are left alone.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    data: dict[str, Any] = {"model": component.plain(model.config)}
+    if processor is not None:
+        data["processor"] = component.plain(processor.config)
+        text = processor.tokenizer.to_str(pretty=True)
+        files.write_text(folder / "tokenizer.json", text)
+    clash = data.keys() & (extra or {}).keys()
+    if clash:
+        raise ValueError(f"extra may not hold {sorted(clash)[0]!r}, which is the model's own table")
+    files.write_checkpoint(folder, model.state_dict(), shard)
+    files.write_text(folder / RECIPE, component.write_toml({**data, **(extra or {})}))
+    return folder
