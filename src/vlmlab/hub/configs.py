@@ -31,8 +31,8 @@ def backbone(folder: Path) -> tuple[str, Plain]:
     if kind not in BACKBONES:
         raise ValueError(f"{folder}: model type {kind!r} is not a backbone we read; known: {', '.join(BACKBONES)}")
     try:
-        # A whole SigLIP or CLIP keeps its tower's config inside.
-        return kind, BACKBONES[kind](data.get("vision_config", data) if kind in ("siglip", "clip") else data)
+        # A whole SigLIP, CLIP or BLIP-2 keeps its tower's config inside.
+        return kind, BACKBONES[kind](data.get("vision_config", data))
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
 
@@ -103,7 +103,12 @@ def _dinov2(data: Mapping[str, Any]) -> Plain:
         raise ValueError("use_swiglu_ffn: the gated MLP of DINOv2-giant is not supported")
     width = data.get("hidden_size", 768)
     inner = int(width * data.get("mlp_ratio", 4))
-    return {**tower({**data, "intermediate_size": inner}, 224, 14, "gelu", 1e-6)}
+    return tower({**data, "intermediate_size": inner}, 224, 14, "gelu", 1e-6)
+
+
+def _blip2(data: Mapping[str, Any]) -> Plain:
+    own = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16}
+    return {**tower({**own, **data}, 224, 14, "gelu", 1e-6), "after": False}
 
 
 def _activation(name: str) -> str:
@@ -161,6 +166,8 @@ BACKBONES: dict[str, Callable[[Mapping[str, Any]], Plain]] = {
     "clip": _clip,
     "clip_vision_model": _clip,
     "dinov2": _dinov2,
+    "blip-2": _blip2,
+    "blip_2_vision_model": _blip2,
     "mistral": mistral,
     "llama": _llama,
 }

@@ -34,23 +34,24 @@ class Rule:
 Table = tuple[Rule, ...]
 
 
-def _encoder(layer: str, attention: str, out: str, norms: str) -> Table:
-    """The layers of SigLIP and CLIP, which share their names."""
-    return (
-        Rule("layers.*.attention.o.*", f"{layer}.*.{attention}.{out}.*"),
-        Rule("layers.*.attention.*.*", f"{layer}.*.{attention}.*_proj.*"),
-        Rule("layers.*.norm1.*", f"{layer}.*.{norms}1.*"),
-        Rule("layers.*.norm2.*", f"{layer}.*.{norms}2.*"),
-        Rule("layers.*.mlp.up.*", f"{layer}.*.mlp.fc1.*"),
-        Rule("layers.*.mlp.down.*", f"{layer}.*.mlp.fc2.*"),
-    )
+_BRANCHES: Table = (
+    Rule("layers.*.norm1.*", "encoder.layers.*.layer_norm1.*"),
+    Rule("layers.*.norm2.*", "encoder.layers.*.layer_norm2.*"),
+    Rule("layers.*.mlp.up.*", "encoder.layers.*.mlp.fc1.*"),
+    Rule("layers.*.mlp.down.*", "encoder.layers.*.mlp.fc2.*"),
+)
 
+_ATTENTION: Table = (
+    Rule("layers.*.attention.o.*", "encoder.layers.*.self_attn.out_proj.*"),
+    Rule("layers.*.attention.*.*", "encoder.layers.*.self_attn.*_proj.*"),
+)
 
 SIGLIP: Table = (
     Rule("patch.weight", "embeddings.patch_embedding.weight", "patch"),
     Rule("patch.bias", "embeddings.patch_embedding.bias"),
     Rule("position.weight", "embeddings.position_embedding.weight"),
-    *_encoder("encoder.layers", "self_attn", "out_proj", "layer_norm"),
+    *_ATTENTION,
+    *_BRANCHES,
     Rule("norm.*", "post_layernorm.*"),
 )
 
@@ -59,7 +60,8 @@ CLIP: Table = (
     Rule("class_token", "embeddings.class_embedding", "flat"),
     Rule("position.weight", "embeddings.position_embedding.weight"),
     Rule("pre_norm.*", "pre_layrnorm.*"),
-    *_encoder("encoder.layers", "self_attn", "out_proj", "layer_norm"),
+    *_ATTENTION,
+    *_BRANCHES,
 )
 
 DINOV2: Table = (
@@ -79,6 +81,18 @@ DINOV2: Table = (
     Rule("layers.*.mlp.down.*", "encoder.layer.*.mlp.fc2.*"),
     Rule("norm.*", "layernorm.*"),
 )
+
+BLIP2: Table = (
+    Rule("patch.weight", "embeddings.patch_embedding.weight", "patch"),
+    Rule("patch.bias", "embeddings.patch_embedding.bias"),
+    Rule("class_token", "embeddings.class_embedding", "flat"),
+    Rule("position.weight", "embeddings.position_embedding", "flat"),
+    Rule("layers.*.attention.qkv.*", "encoder.layers.*.self_attn.qkv.*", "qkv"),
+    Rule("layers.*.attention.o.*", "encoder.layers.*.self_attn.projection.*"),
+    *_BRANCHES,
+    Rule("norm.*", "post_layernorm.*"),
+)
+"""BLIP-2's vision model, which is EVA01-CLIP-g."""
 
 MISTRAL: Table = (
     Rule("embedding.weight", "model.embed_tokens.weight"),

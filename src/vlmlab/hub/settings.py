@@ -22,7 +22,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a folder, with the tokens that its settings add. Raises ValueError naming the file."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ValueError(f"{folder} has no tokenizer.json; for the weights alone use load_model")
+        raise ValueError(f"{folder} has no tokenizer.json (load_model reads the weights of a model without one)")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exceptions
@@ -42,7 +42,7 @@ def read(folder: Path, tokenizer: Tokenizer, model: VLMConfig) -> Config:
     # transformers 5 keeps the pictures' settings inside the processor's, where the first does not exist.
     pictures = _optional(folder, path.name) or _optional(folder, "processor_config.json").get("image_processor", {})
     if not pictures:
-        raise ValueError(f"{folder} has no {path.name}; for the weights alone use load_model")
+        raise ValueError(f"{folder} has no {path.name} (load_model reads the weights of a model without one)")
     try:
         return component.parse(Config, {"patch": model.vision.patch, **_pictures(pictures), **marks}, "processor")
     except ValueError as error:
