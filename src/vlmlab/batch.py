@@ -4,6 +4,10 @@ One legend of dimension letters, used in every tensor annotation:
 
     b rows  t text tokens  n images  p patches of all images  l visual tokens of all images
     c numbers in a patch  v vision width  d language width  h heads  k head width  w vocabulary
+
+and beside those, where a second of a kind is needed:
+
+    e other width  g key heads  m other tokens (keys, say)  r rows asked for  s segments  x candidates  i in  o out
 """
 
 import dataclasses
@@ -84,7 +88,7 @@ class Sample:
         if len(pieces) - 1 != len(images):
             raise ValueError(f"the text has {len(pieces) - 1} {IMAGE_MARK} marks but {len(images)} images were given")
         parts: list[str | Picture] = [pieces[0]] if pieces[0] else []
-        for image, piece in zip(images, pieces[1:]):
+        for image, piece in zip(images, pieces[1:], strict=True):
             parts.append(Picture.of(image))
             if piece:
                 parts.append(piece)

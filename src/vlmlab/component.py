@@ -242,7 +242,9 @@ def _convert(hint: Any, value: Any, where: str, trusted: bool) -> Any:
         if origin is tuple and arguments[-1] is not Ellipsis:
             if len(value) != len(arguments):
                 raise ValueError(f"{where} should hold {len(arguments)} values, not {len(value)}")
-            return tuple(_convert(h, v, f"{where}[{i}]", trusted) for i, (h, v) in enumerate(zip(arguments, value)))
+            return tuple(
+                _convert(h, v, f"{where}[{i}]", trusted) for i, (h, v) in enumerate(zip(arguments, value, strict=True))
+            )
         return origin(_convert(arguments[0], v, f"{where}[{i}]", trusted) for i, v in enumerate(value))
     if origin is dict:
         return {k: _convert(arguments[1], v, _join(where, k), trusted) for k, v in dict(value).items()}

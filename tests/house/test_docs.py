@@ -51,7 +51,7 @@ def shaped(node: ast.AST) -> bool:
 
 def bare(annotation: ast.AST) -> Iterator[ast.AST]:
     """Where `Tensor` stands in an annotation without its axes."""
-    if shaped(annotation):
+    if shaped(annotation) or ast.unparse(annotation).startswith("Callable["):
         return
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         yield from bare(ast.parse(annotation.value, mode="eval").body)

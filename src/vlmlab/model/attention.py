@@ -49,7 +49,7 @@ class Blocks(tuple[Block, ...]):
                 blocks.append(Block(1, q, k))
         return Blocks(blocks)
 
-    def bounds(self, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
+    def bounds(self, device: torch.device) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], int, int]:
         """What a varlen kernel asks for: cumulative ends of queries and keys, and the longest of each."""
         queries = [b.queries for b in self for _ in range(b.count)]
         keys = [b.keys for b in self for _ in range(b.count)]
@@ -163,7 +163,9 @@ def decode(
     return out.reshape(b, h, width)
 
 
-def rotary(positions: Int[Tensor, " n"], width: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary(
+    positions: Int[Tensor, " n"], width: int, theta: float
+) -> tuple[Float[Tensor, "n 1 k"], Float[Tensor, "n 1 k"]]:
     """Cosines and signed sines of rotary embedding, each [n, 1, k] in fp32 (half-split rotation, full head width)."""
     rates = theta ** -(torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     angles = positions[:, None, None].float() * rates

@@ -1,9 +1,9 @@
 """The matrix product of a linear layer, and the only file that knows its kernels.
 
-On a CPU in single precision without gradients, the usual product leaves much of the memory's bandwidth unused when there
-are few rows, as in decoding. There the same product goes through kernels that do better (`benchmarks/decode.py` measures
-it): a batched product over slices of the weight for one row, oneDNN's linear for more. Everywhere else this is
-`torch.nn.functional.linear`.
+On a CPU in single precision without gradients, the usual product leaves much of the memory's bandwidth unused when
+there are few rows, as in decoding. There the same product goes through kernels that do better (`benchmarks/decode.py`
+measures it): a batched product over slices of the weight for one row, oneDNN's linear for more. Everywhere else this
+is `torch.nn.functional.linear`.
 """
 
 import torch
@@ -14,7 +14,9 @@ from torch.nn import functional as F
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def linear(x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Tensor | None = None) -> Float[Tensor, "*n o"]:
+def linear(
+    x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None = None
+) -> Float[Tensor, "*n o"]:
     """`x` times the transposed weight, plus the bias."""
     plain = (
         torch.is_grad_enabled()

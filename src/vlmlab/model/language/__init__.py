@@ -73,7 +73,7 @@ class Language(nn.Module):
 
 
 @torch.compiler.disable
-def lay_out(segments: Int[Tensor, "b t"]) -> tuple[Tensor | None, list[int], list[int]]:
+def lay_out(segments: Int[Tensor, "b t"]) -> tuple[Int[Tensor, " n"] | None, list[int], list[int]]:
     """Find the documents of a batch: runs of one non-zero segment within a row.
 
     Returns the index [n] of their tokens in the flattened batch with documents of equal length side by side (None when
