@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from vlmlab.batch import IGNORE, Batch, Images, Sample
@@ -43,6 +44,15 @@ class Reader:
     image_token: int
     mean: Sequence[float]
     std: Sequence[float]
+
+
+def spell(tokenizer: Tokenizer, number: int) -> str:
+    """A token as it reads: its own text, with the space that it may begin with."""
+    name = tokenizer.id_to_token(number)
+    if name is None:
+        return "?"
+    # Decoding alone would drop the space of a token that begins with one in sentencepiece's way.
+    return name.replace("▁", " ") if "▁" in name else tokenizer.decode([number], skip_special_tokens=False)
 
 
 def look(samples: Sequence[tuple[str, Sample]], reader: Reader, title: str, made_by: str) -> str:

@@ -7,7 +7,6 @@ loss on the same titles with another picture shows the same in nats.
 import dataclasses
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from rich.table import Table
@@ -54,11 +53,7 @@ class TenWay:
     right: float
     shuffled: float
     gap: Estimate
-    choices: tuple[Choice, ...]
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
-        return dataclasses.asdict(self)
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

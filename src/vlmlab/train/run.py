@@ -1,0 +1,146 @@
+"""A run: from a recipe to a folder that holds everything the recipe gave.
+
+recipe.toml     the resolved recipe           metrics.jsonl, loss.svg   how the loss went
+checkpoints/    to go on from                 model/                    the trained model, for `vlmlab ask`
+samples.html    what the model was shown
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from vlmlab.batch import Batch, Sample
+from vlmlab.data.sources import Source
+from vlmlab.hub.assemble import assemble
+from vlmlab.hub.backbones import get_nano
+from vlmlab.hub.load import load, locate
+from vlmlab.hub.save import save
+from vlmlab.model.vlm import VLM
+from vlmlab.processor.processor import Processor
+from vlmlab.train import checkpoint
+from vlmlab.train.log import write_text
+from vlmlab.train.loop import Watch, fit
+from vlmlab.train.origin import Origin
+from vlmlab.train.prepare import Preparer
+from vlmlab.train.recipe import RESOLVED, Recipe, Start
+
+MODEL = "model"
+NANO = "nano"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A recipe made real: the model, its processor, and the source to learn from."""
+
+    recipe: Recipe
+    model: VLM
+    processor: Processor
+    source: Source
+
+    def process(self, sample: Sample) -> Batch:
+        """One sample as a batch of one row with targets, as the recipe's stage learns."""
+        return self.processor([sample], learn=self.recipe.stage.learn)
+
+    def preparer(self, source: Source | None = None) -> Preparer:
+        """Prepared samples of a source (the training one by default), features kept where the tower is frozen."""
+        frozen = "vision" not in self.recipe.stage.train
+        return Preparer(self.model, self.process, self.source if source is None else source, frozen)
+
+
+def build(recipe: Recipe, device: str = "cpu") -> Run:
+    """Make what a recipe describes. New weights are drawn from the recipe's seed.
+
+    Raises ValueError when a folder is missing or does not fit the recipe.
+    """
+    source = recipe.data.build()
+    torch.manual_seed(recipe.seed)
+    start = recipe.start
+    if start.model is not None:
+        model, processor = load(start.model, dtype=torch.float32)
+        if recipe.processor is not None:
+            processor = _processor(recipe, model, processor.tokenizer)
+    else:
+        assert recipe.model is not None
+        if start.vision is not None and start.language is not None:
+            vision, language = _backbones(start)
+            model, tokenizer = assemble(recipe.model, vision, language)
+        else:
+            model, tokenizer = VLM(recipe.model), _tokenizer(start)
+        processor = _processor(recipe, model, tokenizer)
+    return Run(recipe, model.to(device), processor, source)
+
+
+def train(run: Run, folder: Path, origin: Origin, resume: bool = False, watch: Watch | None = None) -> None:
+    """Train as the recipe says, in a folder made ready by `begin`, and leave the model there; see `fit`."""
+    recipe = run.recipe
+    every = 0 if recipe.score is None else recipe.score.every
+    fit(run.model, run.preparer(), recipe.stage, recipe.seed, folder, origin, watch, every, resume)
+    save(run.model, run.processor, folder / MODEL, {"made_by": origin.plain()})
+
+
+def begin(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the run's folder and write the resolved recipe, or check that a run to resume is of the same recipe."""
+    held, text = folder / RESOLVED, recipe.text()
+    body = held.read_text(encoding="utf-8") if held.is_file() else ""
+    before = checkpoint.latest(folder)
+    if resume and before is None:
+        raise ValueError(f"{folder} holds no checkpoint to resume from; leave --resume out to start")
+    if resume and _without_comments(body) != text:
+        odd = _first_difference(_without_comments(body), text)
+        raise ValueError(f"{folder} was made by another recipe ({odd}): resume with {held}, or choose another --out")
+    if not resume and before is not None:
+        raise ValueError(
+            f"{folder} holds a run at step {before.step}: add --resume to go on with it, or choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        origin = Origin.now(text, recipe.seed)
+        head = f"# The resolved recipe of this run, every default written out.\n# {origin.line()}\n\n"
+        write_text(held, head + text)
+
+
+def device() -> str:
+    """Where to compute: the first CUDA device, or the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _processor(recipe: Recipe, model: VLM, tokenizer: Tokenizer) -> Processor:
+    assert recipe.processor is not None
+    placeholders: Callable[..., list[int]] = model.placeholders
+    return Processor(recipe.processor, tokenizer, placeholders, model.config.language.vocabulary)
+
+
+def _backbones(start: Start) -> tuple[Path, Path]:
+    assert start.vision is not None and start.language is not None
+    nano = get_nano() if NANO in (start.vision, start.language) else None
+    vision = nano.vision if nano is not None and start.vision == NANO else locate(start.vision)
+    language = nano.language if nano is not None and start.language == NANO else locate(start.language)
+    return vision, language
+
+
+def _tokenizer(start: Start) -> Tokenizer:
+    if start.tokenizer is None:
+        raise ValueError("[start] names no weights: random ones need start.tokenizer, the path of a tokenizer.json")
+    path = Path(start.tokenizer)
+    if not path.is_file():
+        raise ValueError(f"start.tokenizer: no such file: {path}")
+    return Tokenizer.from_file(str(path))
+
+
+def _without_comments(text: str) -> str:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _first_difference(old: str, new: str) -> str:
+    """The first line in which two resolved recipes differ, with the table it stands in."""
+    table, lines = "", (old.splitlines(), new.splitlines())
+    for before, after in zip(*lines, strict=False):
+        if before != after:
+            return f"{table}{before!r} there, {after!r} here"
+        if before.startswith("["):
+            table = before + " "
+    return "one is longer"
