@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vlmlab.generate.engine import Engine
 
 DEMO = Path("runs/demo")
+WEB = ("http://", "https://", "data:")
 
 Words = Positional[tuple[str, ...]]
 Overrides = Annotated[Words, arg(metavar="[KEY=VALUE...]", help_behavior_hint="")]
@@ -64,8 +65,9 @@ def ask(inputs: Annotated[Words, arg(metavar='IMAGE... "QUESTION"', help_behavio
     if not inputs:
         raise ValueError('nothing to ask: write vlmlab ask photo.jpg "What is this?"')
     *pictures, question = inputs
-    if question.startswith(("http://", "https://")) or _is_file(question):
+    if question.startswith(WEB) or _is_file(question):
         raise ValueError(f'the question is missing, {question} is a picture: vlmlab ask {question} "What is this?"')
+    _check_pictures(pictures)
     engine = _engine(asking)
     from vlmlab.batch import Sample
 
@@ -88,10 +90,11 @@ def complete(
         text: What to go on from.
         images: A picture (path or URL) for each <image>.
     """
-    engine = _engine(asking)
+    _check_pictures(images)
     from vlmlab.batch import Sample
 
-    _write(engine, Sample.from_text(text, list(images)), asking)
+    sample = Sample.from_text(text, list(images))
+    _write(_engine(asking), sample, asking)
 
 
 def chat(asking: Asked) -> None:
@@ -456,6 +459,13 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):
         return False
+
+
+def _check_pictures(places: Sequence[str]) -> None:
+    """Raise ValueError for a picture that is not there, before a model is loaded for it."""
+    for place in places:
+        if not place.startswith(WEB) and not _is_file(place):
+            raise ValueError(f"{place}: no such picture")
 
 
 def _model_folder(name: str) -> str:

@@ -236,7 +236,8 @@ def _tell_parts(made: Run, steps: Steps) -> None:
         count = sum(p.numel() for p in parameters)
         if count:
             state = "learns" if name in made.recipe.stage.train else "stays as it is"
-            steps.say(f"{name:10} {count / 1e6:6.1f} M parameters, {state}")
+            shown = f"{count / 1e6:6.1f} M" if count >= 1e5 else f"{count:8,}"
+            steps.say(f"{name:10} {shown} parameters, {state}")
 
 
 def _aim(recipe: Recipe) -> str:

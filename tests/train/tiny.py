@@ -1,13 +1,17 @@
 """A model of a few thousand weights, and a corpus of coloured squares named by their colour, all in memory."""
 
+import dataclasses
 import functools
+import json
+from pathlib import Path
 
 import torch
 from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from vlmlab.batch import IGNORE, Batch, Images, Message, Picture, Sample
-from vlmlab.component import parse
-from vlmlab.data.sources import Pair, PairSource
+from vlmlab.component import parse, write_toml
+from vlmlab.data.sources import Pair, PairSource, SourceConfig
 from vlmlab.model.vlm import VLM, VLMConfig
 from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import Stage
@@ -45,11 +49,18 @@ def model(seed: int = 0) -> VLM:
     return VLM(parse(VLMConfig, MODEL))
 
 
+@dataclasses.dataclass(frozen=True)
+class Config(SourceConfig):
+    """This file is a source plug-in too: `name = "train.tiny"` in a recipe."""
+
+    count: int = 24
+
+
 class Colours(PairSource):
     """Squares of different sizes: `Which?<image>` and then the colour's name."""
 
-    def __init__(self, count: int = 24) -> None:
-        self.count = count
+    def __init__(self, config: Config | int = 24) -> None:
+        self.count = config.count if isinstance(config, Config) else config
 
     def __len__(self) -> int:
         return self.count
@@ -101,3 +112,41 @@ def stage(**changes) -> Stage:
 
 def preparer(of: VLM, count: int = 24, frozen: bool = True) -> Preparer:
     return Preparer(of, process, Colours(count), frozen)
+
+
+PLUGIN = Colours
+CONTROL = ("<s>", "</s>", "<pad>", "<fake_token_around_image>", "<image>", "<end_of_utterance>")
+
+
+def tokenizer() -> Tokenizer:
+    """Bytes and the control tokens, nothing else."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(letters)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+    return made
+
+
+def recipe(folder: Path, **tables: dict) -> Path:
+    """A whole recipe of a tiny model on this corpus, and its tokenizer, written into a folder."""
+    made = tokenizer()
+    made.save(str(folder / "tokenizer.json"))
+    model_ = json.loads(json.dumps(MODEL))
+    model_["fusion"]["image_token"] = made.token_to_id("<image>")
+    model_["language"]["vocabulary"] = made.get_vocab_size()
+    model_["connector"] |= {"ratio": 4, "projection_inner": 64}
+    data = {
+        "seed": 3,
+        "start": {"tokenizer": str(folder / "tokenizer.json")},
+        "model": model_,
+        "processor": {"patch": 4, "pad": "<pad>", "images": {"name": "native", "longest": 16, "shortest": 8}},
+        "data": {"name": "train.tiny"},
+        "stage": {"steps": 4, "batch": 4, "lr": 1e-3, "warmup": 1, "save_every": 2},
+        "score": {"candidates": 10, "resamples": 200, "every": 2, "watched": 12},
+    }
+    for name, changes in tables.items():
+        data[name] = {**data.get(name, {}), **changes}
+    path = folder / "tiny.toml"
+    path.write_text("# A tiny model on coloured squares.\n" + write_toml(data), encoding="utf-8")
+    return path

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -121,9 +122,8 @@ def _permutation(seed: int, epoch: int, length: int) -> list[int]:
     if key not in _PERMUTATIONS:
         while len(_PERMUTATIONS) > 3:
             _PERMUTATIONS.pop(next(iter(_PERMUTATIONS)))
-        # Two numbers into one seed without meetings: seeds below 2^20 and epochs below 2^40.
-        generator = torch.Generator().manual_seed((seed << 40) + epoch)
-        _PERMUTATIONS[key] = torch.randperm(length, generator=generator).tolist()
+        # Not torch's generator: it keeps only 32 bits of a seed, too few for two numbers.
+        _PERMUTATIONS[key] = np.random.default_rng((seed, epoch)).permutation(length).tolist()
     return _PERMUTATIONS[key]
 
 

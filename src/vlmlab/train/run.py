@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from vlmlab.batch import Batch, Sample
 from vlmlab.data.sources import Source
@@ -69,6 +70,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Run:
             model, tokenizer = assemble(recipe.model, vision, language)
         else:
             model, tokenizer = VLM(recipe.model), _tokenizer(start)
+        _copy_rows(model, tokenizer, start)
         processor = _processor(recipe, model, tokenizer)
     return Run(recipe, model.to(device), processor, source)
 
@@ -128,6 +130,20 @@ def _tokenizer(start: Start) -> Tokenizer:
     if not path.is_file():
         raise ValueError(f"start.tokenizer: no such file: {path}")
     return Tokenizer.from_file(str(path))
+
+
+@torch.no_grad()
+def _copy_rows(model: VLM, tokenizer: Tokenizer, start: Start) -> None:
+    """Let tokens begin with the embeddings (and output rows) of others, as `start.copies` says."""
+    for name, other in start.copies.items():
+        ids = [tokenizer.token_to_id(token) for token in (name, other)]
+        for token, number in zip((name, other), ids, strict=True):
+            if number is None:
+                raise ValueError(f"start.copies names {token!r}, which the tokenizer does not have")
+        for module in model.language.modules():
+            # The embedding and, where it is not the same, the head: one row for each token.
+            if isinstance(module, nn.Embedding | nn.Linear) and len(module.weight) == model.config.language.vocabulary:
+                module.weight[ids[0]] = module.weight[ids[1]]
 
 
 def _without_comments(text: str) -> str:
