@@ -1,6 +1,6 @@
 """`vlmlab --help` and `import vlmlab`: seconds of a fresh process, and whether torch was imported.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 import subprocess

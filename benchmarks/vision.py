@@ -1,6 +1,6 @@
 """Vision and connector on pictures of mixed sizes: ours against transformers, padded and one by one.
 
-    python benchmarks/vision.py
+python benchmarks/vision.py
 """
 
 import _bench

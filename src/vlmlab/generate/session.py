@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlmlab.batch import Batch
+from vlmlab.generate.graphs import GRAIN, Steps
 from vlmlab.model.vlm import VLM
 
 
@@ -19,7 +20,8 @@ class Session:
 
     def __init__(self, model: VLM, rows: int, capacity: int) -> None:
         self.model = model
-        self.cache = model.language.cache(rows, capacity)
+        self.cache = model.language.cache(rows, capacity, GRAIN if model.device.type == "cuda" else 1)
+        self.steps = Steps(model, self.cache)
         self.rows = 0
 
     @torch.inference_mode()
@@ -40,11 +42,7 @@ class Session:
     def step(self, tokens: Sequence[int]) -> Float[Tensor, "b w"]:
         """Add one token to each row; the logits of what follows."""
         assert len(tokens) == self.rows
-        device = self.model.device
-        column = torch.tensor(tokens, device=device)[:, None]
-        positions = torch.tensor(self.cache.lengths[: self.rows], device=device)[:, None]
-        batch = Batch(column, torch.ones_like(column), positions)
-        return self.model.read(batch, cache=self.cache)[:, 0]
+        return self.steps(tokens)
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Go on with only these rows. Returns which former row each row now is, from the first."""

@@ -13,7 +13,8 @@ class Cache:
 
     `lengths[slot]` is how many tokens that slot holds. A pass over the model writes at the end of its slots and the
     language model advances the lengths once, after the last layer. `memory[slot]` is for a fusion that keeps more
-    than the decoder's own keys (cross-attention keeps the latest image).
+    than the decoder's own keys (cross-attention keeps the latest image). A step reads keys in multiples of `grain`:
+    above 1 its shapes repeat, and so can be recorded as a graph.
     """
 
     def __init__(
@@ -25,11 +26,14 @@ class Cache:
         width: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        grain: int = 1,
     ) -> None:
+        capacity = -(-capacity // grain) * grain
         shape = (layers, slots, heads, capacity, width)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = [0] * slots
+        self.grain = grain
         self.memory: list[list[Any]] = [[] for _ in range(slots)]
 
     @property
@@ -41,6 +45,11 @@ class Cache:
     def capacity(self) -> int:
         """How many tokens each slot can hold."""
         return self.keys.shape[3]
+
+    def extent(self, rows: int) -> int:
+        """How many keys a step of the first rows reads, the new ones included."""
+        longest = max(self.lengths[:rows]) + 1
+        return -(-longest // self.grain) * self.grain
 
     def write(self, layer: int, slot: int, k: Float[Tensor, "n g k"], v: Float[Tensor, "n g k"]) -> None:
         """Put the keys and values of a slot's next tokens behind those it holds."""

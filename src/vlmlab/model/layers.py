@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlmlab.model.attention import Blocks, attend
+from vlmlab.model.products import Linear
 
 Activation = Literal["silu", "relu", "gelu", "gelu_tanh", "quick_gelu"]
 
@@ -42,9 +43,9 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, inner: int, out: int | None = None, activation: Activation = "silu") -> None:
         super().__init__()
-        self.gate = nn.Linear(width, inner, bias=False)
-        self.up = nn.Linear(width, inner, bias=False)
-        self.down = nn.Linear(inner, out or width, bias=False)
+        self.gate = Linear(width, inner, bias=False)
+        self.up = Linear(width, inner, bias=False)
+        self.down = Linear(inner, out or width, bias=False)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
@@ -57,8 +58,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, inner: int, out: int | None = None, activation: Activation = "gelu") -> None:
         super().__init__()
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, out or width)
+        self.up = Linear(width, inner)
+        self.down = Linear(inner, out or width)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
@@ -72,7 +73,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+        self.q, self.k, self.v, self.o = (Linear(width, width) for _ in range(4))
 
     def forward(self, x: Float[Tensor, "p v"], blocks: Blocks) -> Float[Tensor, "p v"]:
         """Each token reads the tokens of its own image."""

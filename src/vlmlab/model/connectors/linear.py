@@ -8,11 +8,12 @@ import dataclasses
 
 from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmlab.batch import Images
 from vlmlab.model.connectors import Connector, ConnectorConfig
 from vlmlab.model.layers import init_normal
+from vlmlab.model.products import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +25,15 @@ class Config(ConnectorConfig):
     tokens: int = 64
 
 
-class Linear(Connector):
+class FlattenAndProject(Connector):
     """`tokens` visual tokens for every image of one fixed grid."""
 
     def __init__(self, config: Config, vision_width: int, language_width: int) -> None:
         super().__init__()
         self.width, self.config = language_width, config
         patches = config.rows * config.columns
-        self.mix = nn.Linear(patches, config.tokens, bias=False)
-        self.projection = nn.Linear(vision_width, language_width, bias=False)
+        self.mix = Linear(patches, config.tokens, bias=False)
+        self.projection = Linear(vision_width, language_width, bias=False)
         init_normal(self.mix, (0.4 / patches) ** 0.5)
         init_normal(self.projection, (0.4 / vision_width) ** 0.5)
 
@@ -53,4 +54,4 @@ class Linear(Connector):
         return self.projection(rearrange(mixed, "n v l -> (n l) v"))
 
 
-PLUGIN = Linear
+PLUGIN = FlattenAndProject

@@ -15,6 +15,7 @@ from vlmlab.batch import Images
 from vlmlab.model.attention import Weave
 from vlmlab.model.connectors import Connector, ConnectorConfig
 from vlmlab.model.layers import EncoderLayer
+from vlmlab.model.products import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +36,13 @@ class Mapping(Connector):
     def __init__(self, config: Config, vision_width: int, language_width: int) -> None:
         super().__init__()
         self.width = language_width
-        self.down = nn.Linear(vision_width, config.inner)
+        self.down = Linear(vision_width, config.inner)
         self.queries = nn.Parameter(torch.empty(config.queries, config.inner))
         self.layers = nn.ModuleList(
             EncoderLayer(config.inner, config.heads, config.ratio * config.inner, "relu", config.eps)
             for _ in range(config.layers)
         )
-        self.up = nn.Linear(config.inner, language_width)
+        self.up = Linear(config.inner, language_width)
         self._initialise(config)
 
     def _initialise(self, config: Config) -> None:

@@ -3,11 +3,12 @@
 import dataclasses
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmlab.batch import Images
 from vlmlab.model.connectors import Connector, ConnectorConfig
 from vlmlab.model.layers import init_normal
+from vlmlab.model.products import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class PerPatch(Connector):
     def __init__(self, config: Config, vision_width: int, language_width: int) -> None:
         super().__init__()
         self.width = language_width
-        self.projection = nn.Linear(vision_width, language_width, bias=False)
+        self.projection = Linear(vision_width, language_width, bias=False)
         init_normal(self.projection, (0.4 / vision_width) ** 0.5)
 
     def count(self, grid: Int[Tensor, "n 2"]) -> list[int]:

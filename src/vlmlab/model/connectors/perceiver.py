@@ -16,6 +16,7 @@ from vlmlab.batch import Images
 from vlmlab.model.attention import Blocks, attend, grouped, reorder
 from vlmlab.model.connectors import Connector, ConnectorConfig
 from vlmlab.model.layers import GatedMLP, RMSNorm, init_normal
+from vlmlab.model.products import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +45,10 @@ class LatentAttention(nn.Module):
         super().__init__()
         self.head_width = config.head_width
         query, key = config.heads * config.head_width, config.kv_heads * config.head_width
-        self.q = nn.Linear(width, query, bias=False)
-        self.k = nn.Linear(width, key, bias=False)
-        self.v = nn.Linear(width, key, bias=False)
-        self.o = nn.Linear(query, width, bias=False)
+        self.q = Linear(width, query, bias=False)
+        self.k = Linear(width, key, bias=False)
+        self.v = Linear(width, key, bias=False)
+        self.o = Linear(query, width, bias=False)
 
     def forward(
         self, latents: Float[Tensor, "l d"], context: Float[Tensor, "p d"], gather: Int[Tensor, " m"], blocks: Blocks
@@ -90,7 +91,7 @@ class Perceiver(Connector):
         if config.projection == "mlp":
             self.projection = GatedMLP(vision_width, config.projection_inner, self.width)
         elif config.projection == "linear":
-            self.projection = nn.Linear(vision_width, self.width, bias=False)
+            self.projection = Linear(vision_width, self.width, bias=False)
         else:
             self.projection = nn.Identity()
         self.latents = nn.Parameter(torch.empty(config.latents, self.width))

@@ -28,6 +28,8 @@ class Fusion(nn.Module):
     """A fusion: `language, Batch, visual -> hidden [b, t, d]`. It owns no part of the decoder and keeps no state."""
 
     image_token: int
+    recordable = False
+    """Whether a decoding step does the same work whatever was read before, so that it can be recorded as a graph."""
 
     def forward(
         self,

@@ -22,6 +22,7 @@ from vlmlab.model.cache import Cache
 from vlmlab.model.fusion import Fusion, FusionConfig
 from vlmlab.model.language import Language, Reading
 from vlmlab.model.layers import GatedMLP, RMSNorm, init_normal
+from vlmlab.model.products import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +102,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_width = config.head_width
         query, key = config.heads * config.head_width, config.kv_heads * config.head_width
-        self.q = nn.Linear(width, query, bias=False)
-        self.k = nn.Linear(visual_width, key, bias=False)
-        self.v = nn.Linear(visual_width, key, bias=False)
-        self.o = nn.Linear(query, width, bias=False)
+        self.q = Linear(width, query, bias=False)
+        self.k = Linear(visual_width, key, bias=False)
+        self.v = Linear(visual_width, key, bias=False)
+        self.o = Linear(query, width, bias=False)
 
     def keys(self, visual: Float[Tensor, "l e"]) -> Keys:
         """Keys and values of visual tokens."""
@@ -182,7 +183,9 @@ class CrossAttention(Fusion):
         return self.finish(language, batch, x, reading)
 
     @torch.compiler.disable
-    def _look(self, batch: Batch, reading: Reading, visual: Tensor | None, counts: Sequence[int]) -> Sight:
+    def _look(
+        self, batch: Batch, reading: Reading, visual: Float[Tensor, "l e"] | None, counts: Sequence[int]
+    ) -> Sight:
         """Find the image that each token looks at. What is new is remembered by the cache, where there is one."""
         seats: list[int] = [] if visual is None and reading.step else self.seats(batch).tolist()
         if len(seats) != len(counts):
@@ -193,7 +196,7 @@ class CrossAttention(Fusion):
         runs = look(reading, seats, images)
         return Sight.of(runs, len(reading.positions), batch.tokens.device)
 
-    def _keys(self, visual: Tensor, counts: Sequence[int]) -> list[list[Keys]]:
+    def _keys(self, visual: Float[Tensor, "m e"], counts: Sequence[int]) -> list[list[Keys]]:
         """For each image, its keys and values for every block."""
         images: list[list[Keys]] = [[] for _ in counts]
         for block in self.blocks:

@@ -22,6 +22,8 @@ class Config(FusionConfig):
 class Interleave(Fusion):
     """Seat the visual tokens at their placeholders, in reading order, and run the decoder."""
 
+    recordable = True
+
     def __init__(self, config: Config, language: Language, visual_width: int) -> None:
         super().__init__()
         self.image_token = config.image_token

@@ -67,7 +67,7 @@ class Language(nn.Module):
         """Logits over the vocabulary."""
         raise NotImplementedError
 
-    def cache(self, slots: int, capacity: int) -> Cache:
+    def cache(self, slots: int, capacity: int, grain: int = 1) -> Cache:
         """An empty cache of this model's shape, on its device and in its dtype."""
         raise NotImplementedError
 

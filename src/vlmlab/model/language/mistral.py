@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vlmlab.batch import Batch
 from vlmlab.model.attention import Blocks, attend, decode, dense, rotary, rotate
 from vlmlab.model.cache import Cache
 from vlmlab.model.language import Language, LanguageConfig, Reading, lay_out
 from vlmlab.model.layers import GatedMLP, RMSNorm, init_normal
+from vlmlab.model.products import Linear, linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_width, self.window = config.head_width, config.window
         query, key = config.heads * config.head_width, config.kv_heads * config.head_width
-        self.q = nn.Linear(config.width, query, bias=False)
-        self.k = nn.Linear(config.width, key, bias=False)
-        self.v = nn.Linear(config.width, key, bias=False)
-        self.o = nn.Linear(query, config.width, bias=False)
+        self.q = Linear(config.width, query, bias=False)
+        self.k = Linear(config.width, key, bias=False)
+        self.v = Linear(config.width, key, bias=False)
+        self.o = Linear(query, config.width, bias=False)
 
     def forward(self, x: Float[Tensor, "n d"], reading: Reading, layer: int) -> Float[Tensor, "n d"]:
         """Each token reads its own document up to itself."""
@@ -65,10 +65,18 @@ class Attention(nn.Module):
             seen = self._prefill(q, k, v, reading, reading.cache, layer)
         return self.o(seen.reshape(len(x), -1))
 
-    def _step(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading, cache: Cache, layer: int) -> Tensor:
+    def _step(
+        self,
+        q: Float[Tensor, "n h k"],
+        k: Float[Tensor, "n g k"],
+        v: Float[Tensor, "n g k"],
+        reading: Reading,
+        cache: Cache,
+        layer: int,
+    ) -> Float[Tensor, "n h k"]:
         rows = len(q)
         keys, values = cache.keys[layer, :rows], cache.values[layer, :rows]
-        if rows == 1:
+        if rows == 1 and cache.grain == 1:
             at = cache.lengths[0]
             keys[0, :, at], values[0, :, at] = k[0], v[0]
         else:
@@ -76,7 +84,15 @@ class Attention(nn.Module):
             keys[row, :, reading.positions], values[row, :, reading.positions] = k, v
         return decode(q, keys[:, :, : reading.extent], values[:, :, : reading.extent], reading.mask)
 
-    def _prefill(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading, cache: Cache, layer: int) -> Tensor:
+    def _prefill(
+        self,
+        q: Float[Tensor, "n h k"],
+        k: Float[Tensor, "n g k"],
+        v: Float[Tensor, "n g k"],
+        reading: Reading,
+        cache: Cache,
+        layer: int,
+    ) -> Float[Tensor, "n h k"]:
         parts, at = [], 0
         lengths = [b.queries for b in reading.blocks for _ in range(b.count)]
         for slot, length in zip(reading.slots, lengths, strict=True):
@@ -119,17 +135,17 @@ class Mistral(Language):
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
-        self.output = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self.output = None if config.tied else Linear(config.width, config.vocabulary, bias=False)
         init_normal(self, 0.02)
 
     def head(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n w"]:
         """Logits over the vocabulary; a tied head is the embedding read backwards."""
-        return F.linear(hidden, self.embedding.weight if self.output is None else self.output.weight)
+        return linear(hidden, self.embedding.weight if self.output is None else self.output.weight)
 
-    def cache(self, slots: int, capacity: int) -> Cache:
+    def cache(self, slots: int, capacity: int, grain: int = 1) -> Cache:
         """An empty cache of this model's shape, on its device and in its dtype."""
         c, weight = self.config, self.embedding.weight
-        return Cache(c.layers, slots, capacity, c.kv_heads, c.head_width, weight.device, weight.dtype)
+        return Cache(c.layers, slots, capacity, c.kv_heads, c.head_width, weight.device, weight.dtype, grain)
 
     def read(self, batch: Batch, cache: Cache | None = None, slots: Sequence[int] | None = None) -> Reading:
         """Lay the batch's tokens end to end and say what each may look at.
@@ -157,17 +173,16 @@ class Mistral(Language):
         for slot in range(rows):
             _check_room(cache, slot, 1)
         positions = batch.positions.reshape(-1)
-        held = cache.lengths[:rows]
-        extent, window = max(held) + 1, self.config.window
+        extent, window = cache.extent(rows), self.config.window
         mask = None
-        if min(held) + 1 < extent or (window is not None and extent > window):
+        if cache.grain > 1 or min(cache.lengths[:rows]) + 1 < extent or (window is not None and extent > window):
             keys, last = torch.arange(extent, device=positions.device), positions[:, None]
             mask = keys <= last if window is None else (keys <= last) & (keys > last - window)
             mask = mask[:, None, None]
         blocks = Blocks.of([1] * rows)
         return Reading(None, positions, blocks, *self._rotary(positions), cache, tuple(range(rows)), extent, mask)
 
-    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotary(self, positions: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n 1 k"], Float[Tensor, "n 1 k"]]:
         cos, sin = rotary(positions, self.config.head_width, self.config.theta)
         dtype = self.embedding.weight.dtype
         return cos.to(dtype), sin.to(dtype)

@@ -13,6 +13,7 @@ from vlmlab.batch import Images
 from vlmlab.component import Plugin
 from vlmlab.model.attention import Blocks, Weave
 from vlmlab.model.layers import Activation
+from vlmlab.model.products import Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ClassTokenTower(Vision):
     def __init__(self, config: ClassTokenConfig, patch_bias: bool) -> None:
         super().__init__()
         self.width, self.side = config.width, config.side
-        self.patch = nn.Linear(3 * config.patch**2, config.width, bias=patch_bias)
+        self.patch = Linear(3 * config.patch**2, config.width, bias=patch_bias)
         self.class_token = nn.Parameter(torch.empty(config.width))
         self.position = nn.Embedding(config.side**2 + 1, config.width)
         nn.init.normal_(self.class_token, std=0.02)

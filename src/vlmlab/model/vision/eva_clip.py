@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vlmlab.batch import Images
 from vlmlab.model.attention import Blocks
 from vlmlab.model.layers import Activation, EncoderLayer, init_normal
+from vlmlab.model.products import Linear
 from vlmlab.model.vision import ClassTokenConfig, ClassTokenTower
 
 
@@ -35,7 +36,7 @@ class Layer(EncoderLayer):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config.width, config.heads, config.inner, config.activation, config.eps)
-        self.attention.k = nn.Linear(config.width, config.width, bias=False)
+        self.attention.k = Linear(config.width, config.width, bias=False)
         self.after = config.after
 
     def forward(self, x: Float[Tensor, "p v"], blocks: Blocks) -> Float[Tensor, "p v"]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlmlab.batch import Images
 from vlmlab.model.attention import Blocks, grouped, reorder
 from vlmlab.model.layers import Activation, EncoderLayer, init_normal
+from vlmlab.model.products import Linear
 from vlmlab.model.vision import Vision, VisionConfig
 
 
@@ -70,7 +71,7 @@ class SigLIP(Vision):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.width, self.side = config.width, config.side
-        self.patch = nn.Linear(3 * config.patch**2, config.width)
+        self.patch = Linear(3 * config.patch**2, config.width)
         self.position = nn.Embedding(config.side**2, config.width)
         self.layers = nn.ModuleList(
             EncoderLayer(config.width, config.heads, config.inner, config.activation, config.eps)

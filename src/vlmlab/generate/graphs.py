@@ -1,0 +1,82 @@
+"""Decoding steps as CUDA graphs: a step's work is recorded once for each shape, then replayed without its overhead."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlmlab.batch import Batch
+from vlmlab.model.cache import Cache
+from vlmlab.model.vlm import VLM
+
+GRAIN = 256
+"""Keys are read in multiples of this many on a GPU, so that the shapes of a step repeat and can be recorded."""
+
+
+class Step:
+    """One step of a number of rows over a number of keys, in buffers that stay where they are."""
+
+    def __init__(self, model: VLM, cache: Cache, rows: int) -> None:
+        self.model, self.cache = model, cache
+        self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
+        self.positions = torch.zeros_like(self.tokens)
+        self.ones = torch.ones_like(self.tokens)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.logits: Tensor | None = None
+
+    def load(self, tokens: Sequence[int]) -> None:
+        """Put the next tokens, and their places, into the buffers."""
+        self.tokens.copy_(torch.tensor(tokens)[:, None])
+        self.positions.copy_(torch.tensor(self.cache.lengths[: len(tokens)])[:, None])
+
+    def run(self) -> Float[Tensor, "b w"]:
+        """The step itself, without counting its tokens as held: a recorded step counts them at every replay."""
+        held = list(self.cache.lengths)
+        logits = self.model.read(Batch(self.tokens, self.ones, self.positions), cache=self.cache)[:, 0]
+        self.cache.lengths = held
+        return logits
+
+    def record(self) -> None:
+        """Run the step as warm-up, then record it. Writing the same keys again changes nothing."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self.run()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = self.run()
+
+    def replay(self) -> Float[Tensor, "b w"]:
+        """The logits of the tokens in the buffers."""
+        assert self.graph is not None and self.logits is not None
+        self.graph.replay()
+        return self.logits.clone()
+
+
+class Steps:
+    """The steps of a session: on a GPU each shape is recorded when it first comes; elsewhere they simply run."""
+
+    def __init__(self, model: VLM, cache: Cache) -> None:
+        self.model, self.cache = model, cache
+        self.recorded: dict[tuple[int, int], Step] = {}
+
+    def __call__(self, tokens: Sequence[int]) -> Float[Tensor, "b w"]:
+        """Add one token to each of the first rows; the logits of what follows."""
+        rows = len(tokens)
+        if self.model.device.type != "cuda" or not self.model.fusion.recordable:
+            step = Step(self.model, self.cache, rows)
+            step.load(tokens)
+            logits = step.run()
+        else:
+            shape = (rows, self.cache.extent(rows))
+            step = self.recorded.get(shape) or Step(self.model, self.cache, rows)
+            step.load(tokens)
+            if step.graph is None:
+                step.record()
+                self.recorded[shape] = step
+            logits = step.replay()
+        self.cache.advance(range(rows), [1] * rows)
+        return logits
