@@ -60,7 +60,7 @@ def _turn(message: Message, end_of_utterance: str) -> list[Span]:
     return [*spans, Span("control", end_of_utterance, answer), Span("text", "\n")]
 
 
-_MARKDOWN = re.compile(r"!\[\]\(([^)\s]*)\)")
+_MARKDOWN = re.compile(r"!\[\]\(([^)\s]+)\)")
 
 
 def from_markdown(text: str) -> Sample:

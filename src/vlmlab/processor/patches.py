@@ -1,7 +1,5 @@
 """From a picture to patches: resize as published, drop the border that fills no patch, cut."""
 
-import math
-
 import numpy as np
 import PIL.Image
 import torch
@@ -57,9 +55,3 @@ def normalise(
             out[at : at + len(part)].copy_(part).mul_(scale).add_(shift)
             at += len(part)
     return out
-
-
-def shrink(longest: int, shortest: int) -> tuple[int, int]:
-    """The next smaller limits to try when a picture has too many visual tokens."""
-    smaller = math.floor(longest * 0.8)
-    return smaller, min(shortest, smaller)

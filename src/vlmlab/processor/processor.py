@@ -1,21 +1,25 @@
 """The processor: samples become a batch. Text, picture counts and pixels are decided in one place, here."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, NamedTuple, TypeVar
 
+import PIL.Image
 import torch
 from jaxtyping import Int, UInt8
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 from vlmlab.batch import IGNORE, Batch, Images, Picture, Sample
 from vlmlab.processor.chat import DOCUMENTS, Span, render
 from vlmlab.processor.decode import MAX_PIXELS, Fetch, open_picture
-from vlmlab.processor.images import Strategy, StrategyConfig, native, split
-from vlmlab.processor.patches import cut, normalise, shrink
+from vlmlab.processor.images import StrategyConfig, native, split
+from vlmlab.processor.patches import cut, normalise
 
 Learn = Literal["answers", "everything"]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +49,8 @@ class Options:
     """What one request may change: how its pictures are read, and how much they may cost.
 
     `images` replaces the strategy; `split` turns splitting on or off; `longest` and `shortest` change the limits in
-    pixels. With `max_visual_tokens`, splitting is given up and then the pictures are made smaller until the sample's
-    image tokens fit.
+    pixels. With `max_visual_tokens`, splitting is given up and then the pictures are made smaller, no more than it
+    takes, until all the sample's image tokens together fit.
     """
 
     images: StrategyConfig | None = None
@@ -54,6 +58,13 @@ class Options:
     longest: int | None = None
     shortest: int | None = None
     max_visual_tokens: int | None = None
+
+
+class Seen(NamedTuple):
+    """One picture as the model sees it: the patches of each of its pieces, 8 bits a number, and their grids."""
+
+    patches: list[UInt8[Tensor, "_ c"]]
+    grid: list[tuple[int, int]]
 
 
 class Encoded(NamedTuple):
@@ -85,6 +96,9 @@ class Processor:
         # What a user writes is text: the names of control tokens in it are read letter by letter.
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.encode_special_tokens = True
+        names = (config.image, config.frame, config.end_of_utterance, config.bos, config.eos, config.pad)
+        known = [name for name in names if name is not None and tokenizer.token_to_id(name) is not None]
+        self.tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in known])
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.vocabulary = tokenizer.get_vocab_size() if vocabulary is None else vocabulary
@@ -106,21 +120,26 @@ class Processor:
 
         `add_generation_prompt` ends each conversation with `Assistant:`, ready for an answer. `learn` adds targets:
         those of `answers` (the assistant's words with their leading space, its end of utterance, and the end of the
-        text), or of `everything` (all but image tokens). `options` are for all samples, or one for each. Raises
-        ValueError that names the sample and the picture at fault.
+        text; a plain document has none), or of `everything` (all but image tokens). `options` are for all samples, or
+        one for each. Pictures are read by as many threads as torch uses. Raises ValueError that names the sample and
+        the picture at fault.
         """
         if isinstance(samples, Sample):
             raise ValueError("give a list of samples, not one sample")
         each = [options] * len(samples) if options is None or isinstance(options, Options) else list(options)
         if len(each) != len(samples):
             raise ValueError(f"{len(each)} options were given for {len(samples)} samples")
-        encoded = []
-        for number, (sample, chosen) in enumerate(zip(samples, each, strict=True)):
+
+        threads = torch.get_num_threads()
+
+        def one(job: tuple[int, Sample, Options | None]) -> Encoded:
+            number, sample, chosen = job
             try:
-                encoded.append(self.encode(sample, add_generation_prompt, learn, chosen))
+                return self._encode(sample, add_generation_prompt, learn, chosen, threads if len(samples) == 1 else 1)
             except ValueError as error:
                 raise ValueError(f"sample {number}: {error}" if len(samples) > 1 else str(error)) from error
-        return self.collate(encoded)
+
+        return self.collate(_each(one, list(zip(range(len(samples)), samples, each, strict=True)), threads))
 
     def encode(
         self,
@@ -130,6 +149,11 @@ class Processor:
         options: Options | None = None,
     ) -> Encoded:
         """One sample as ids and patches; see `__call__`."""
+        return self._encode(sample, add_generation_prompt, learn, options, torch.get_num_threads())
+
+    def _encode(
+        self, sample: Sample, add_generation_prompt: bool, learn: Learn | None, options: Options | None, threads: int
+    ) -> Encoded:
         if learn is not None and add_generation_prompt:
             raise ValueError("a sample to learn from has its answer: it takes no generation prompt")
         if not sample.messages:
@@ -137,19 +161,15 @@ class Processor:
         spans = render(sample, add_generation_prompt, self.config.end_of_utterance)
         if learn is not None and sample.messages[-1].role not in DOCUMENTS:
             spans = spans[:-1]  # the newline behind the last utterance is not part of what is learned from
-        pictures = [open_picture(p, self.fetch, self.config.max_pixels) for p in sample.pictures]
-        strategy, counts = self._strategy([p.size for p in pictures], options or Options())
-        patches, grid = [], []
-        for picture in pictures:
-            for piece in strategy.plan(*picture.size):
-                some, size = cut(picture, piece, self.config.patch)
-                patches.append(some)
-                grid.append(size)
-        tokens, learned = self._tokens(spans, iter(counts), learn)
+        seen = self._see(sample.pictures, options or Options(), threads)
+        counts = (list(self.placeholders(torch.tensor(picture.grid))) for picture in seen)
+        tokens, learned = self._tokens(spans, counts, learn)
         if learn is not None:
             answered = sample.messages[-1].role in (*DOCUMENTS, "assistant")
             tokens.append(self.eos_id)
             learned.append(learn == "everything" or (answered and any(learned)))
+        patches = [some for picture in seen for some in picture.patches]
+        grid = [size for picture in seen for size in picture.grid]
         return Encoded(tokens, learned if learn is not None else None, patches, grid)
 
     def collate(self, encoded: Sequence[Encoded]) -> Batch:
@@ -201,35 +221,45 @@ class Processor:
             raise ValueError(f"the control token {name} {has} ({self.vocabulary}){hint}")
         return found
 
-    def _strategy(self, sizes: list[tuple[int, int]], options: Options) -> tuple[Strategy, list[list[int]]]:
-        """The image strategy to use, and for each picture how many placeholders each of its pieces becomes."""
+    def _see(self, pictures: Sequence[Picture], options: Options, threads: int) -> list[Seen]:
+        """The pictures of one sample, cut. Without a token budget each is decoded, cut and dropped on its own."""
         config = _chosen(self.config.images, options)
-        while True:
-            strategy: Strategy = config.build()
-            counts = [self._count(strategy, size) for size in sizes]
-            total, limit = sum(map(sum, counts)), options.max_visual_tokens
-            if limit is None or total <= limit:
-                return strategy, counts
-            if isinstance(config, split.Config):
-                config = native.Config(config.longest, config.shortest)
-            elif isinstance(config, native.Config) and shrink(config.longest, config.shortest)[0] >= self.config.patch:
-                smaller = native.Config(*shrink(config.longest, config.shortest))
-                least = sum(
-                    sum(self._count(native.Native(native.Config(self.config.patch, 1)), size)) for size in sizes
-                )
-                if least > limit:
-                    raise ValueError(f"the pictures need at least {least} visual tokens; {limit} are allowed")
-                config = smaller
-            else:
-                raise ValueError(f"the pictures need {total} visual tokens; {limit} are allowed")
 
-    def _count(self, strategy: Strategy, size: tuple[int, int]) -> list[int]:
+        def opened(picture: Picture) -> PIL.Image.Image:
+            return open_picture(picture, self.fetch, self.config.max_pixels)
+
+        if options.max_visual_tokens is None:
+            return _each(lambda picture: self._cut(opened(picture), config, picture.name), pictures, threads)
+        images = _each(opened, pictures, threads)
+        config = self._within(config, [image.size for image in images], options.max_visual_tokens)
+        named = list(zip(images, (picture.name for picture in pictures), strict=True))
+        return _each(lambda one: self._cut(one[0], config, one[1]), named, threads)
+
+    def _cut(self, image: PIL.Image.Image, config: StrategyConfig, name: str) -> Seen:
+        try:
+            pieces = [cut(image, piece, self.config.patch) for piece in config.build().plan(*image.size)]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        return Seen([patches for patches, _ in pieces], [size for _, size in pieces])
+
+    def _within(self, config: StrategyConfig, sizes: list[tuple[int, int]], limit: int) -> StrategyConfig:
+        """The first strategy, from the one asked for to ever cheaper ones, whose image tokens fit the limit."""
+        least = None
+        for cheaper in _cheaper(config, self.config.patch):
+            needed = sum(self._count(cheaper, size) for size in sizes)
+            if needed <= limit:
+                return cheaper
+            least = needed if least is None else min(least, needed)
+        raise ValueError(f"the pictures need at least {least} visual tokens; {limit} are allowed")
+
+    def _count(self, config: StrategyConfig, size: tuple[int, int]) -> int:
+        """Image tokens of one picture of so many pixels."""
         patch = self.config.patch
-        grid = [(max(h // patch, 1), max(w // patch, 1)) for _, (w, h) in strategy.plan(*size)]
-        return list(self.placeholders(torch.tensor(grid)))
+        grid = [(max(h // patch, 1), max(w // patch, 1)) for _, (w, h) in config.build().plan(*size)]
+        return sum(self.placeholders(torch.tensor(grid)))
 
     def _tokens(
-        self, spans: Sequence[Span], counts: Iterator[list[int]], learn: Learn | None
+        self, spans: Iterable[Span], counts: Iterator[list[int]], learn: Learn | None
     ) -> tuple[list[int], list[bool]]:
         """Ids of a rendered sample, and whether each is learned. Neighbouring texts are read as one."""
         tokens: list[int] = [] if self.bos_id is None else [self.bos_id]
@@ -243,8 +273,7 @@ class Processor:
                 marks = [answer for piece, answer in text for _ in piece]
                 tokens.extend(encoding.ids)
                 learned.extend(
-                    learn == "everything" or (marks[min(max(start, 0), len(marks) - 1)] and end > start)
-                    for start, end in encoding.offsets
+                    learn == "everything" or marks[min(start, len(marks) - 1)] for start, _ in encoding.offsets
                 )
             text.clear()
 
@@ -275,12 +304,37 @@ class Processor:
         learned += [*[False] * count, frames_learned]
 
 
+def _each(function: Callable[[Given], Made], things: Sequence[Given], threads: int) -> list[Made]:
+    """`function` of each, in order, in so many threads (8 at most): decoding and resizing a picture let others run.
+
+    The first error, in order, is raised; what had not begun by then is not begun.
+    """
+    threads = min(threads, len(things), 8)
+    if threads < 2:
+        return [function(thing) for thing in things]
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return list(pool.map(function, things))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cheaper(config: StrategyConfig, patch: int) -> Iterator[StrategyConfig]:
+    """A strategy, then without splitting, then with ever lower limits, of the same shape, down to one patch."""
+    yield config
+    if isinstance(config, split.Config):
+        config = native.Config(config.longest, config.shortest)
+        yield config
+    if isinstance(config, native.Config):
+        for longest in range((config.longest - 1) // patch * patch, patch - 1, -patch):
+            yield native.Config(longest, max(patch, longest * config.shortest // config.longest))
+
+
 def _chosen(config: StrategyConfig, options: Options) -> StrategyConfig:
     """The strategy of a model with a request's options applied. Raises ValueError for limits on a fixed square."""
     config = options.images or config
-    limited = isinstance(config, native.Config | split.Config)
     if options.split is not None and isinstance(config, split.Config) != options.split:
-        if not limited:
+        if not isinstance(config, native.Config | split.Config):
             raise ValueError("this model reads pictures as fixed squares: it cannot split them")
         kind = split.Config if options.split else native.Config
         config = kind(longest=config.longest, shortest=config.shortest)
