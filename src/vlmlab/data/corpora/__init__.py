@@ -1,0 +1,1 @@
+"""Embedded corpora: data only, read by the sources of the same names."""
