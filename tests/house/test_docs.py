@@ -1,13 +1,16 @@
 """Public things say what they are, and tensors in signatures carry their axes."""
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+import torch
 
 from house import tree
+from vlmlab.batch import Images
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 SHAPED = {name for name in dir(jaxtyping) if hasattr(getattr(jaxtyping, name), "dtypes")}
@@ -124,6 +127,12 @@ def test_axes_are_those_of_the_legend():
 
 def test_annotations_are_real():
     tree.none_of(collect(future_annotations))
+
+
+@pytest.mark.skipif("VLMLAB_NO_TYPECHECK" in os.environ, reason="the checks were turned off by hand")
+def test_shapes_are_checked_while_tests_run():
+    with pytest.raises(jaxtyping.TypeCheckError):
+        Images(torch.zeros(4), torch.tensor([[2, 2]]))
 
 
 @pytest.mark.parametrize(
