@@ -68,7 +68,7 @@ def test_everything_is_escaped_and_nothing_is_requested():
     checker = Checker()
     checker.feed(page)
     assert checker.open == [] and checker.asked == [] and "script" not in checker.tags and "b" not in checker.tags
-    assert "&lt;b&gt;&quot;which&amp;" in page and "sample 0 &lt;i&gt;" in page and "·is⏎" in page
+    assert "&lt;b&gt;&quot;which&amp;" in page and "sample 0 &lt;i&gt;" in page and "·is⏎<small>" in page
     assert "http" not in page.replace("http-equiv", "")
     assert escape("a\x00\x7f<") == "a\\x00\\x7f&lt;"
 

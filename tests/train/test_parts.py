@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train import tiny
+from vlmlab.batch import Message, Sample
 from vlmlab.train.optimizer import course, optimizer, set_rate
 from vlmlab.train.plot import Line, chart
 from vlmlab.train.prepare import Prepared, Preparer, order, pack
@@ -102,10 +103,24 @@ def test_samples_come_from_the_thread_ahead():
     samples.expect([3, 4])
     assert set(samples.waiting) == {3, 4}
     assert [s.tokens.tolist() for s in samples.get([3, 4])] == [
-        tiny.process(tiny.Colours()[n]).tokens[0].tolist() for n in (3, 4)
+        tiny.process(tiny.Colours()[n]).tokens[0].tolist()[:-1] for n in (3, 4)
     ]
     assert not samples.waiting
     samples.close()
+
+
+def test_what_comes_after_the_last_learned_position_is_cut():
+    samples = tiny.preparer(tiny.model(), frozen=False)
+    sample = samples.get([0])[0]
+    assert sample.tokens.tolist() == [tiny.START, tiny.IMAGE, tiny.IMAGE, tiny.ASK, tiny.ASK + 1, 10, 20]
+    assert sample.targets[-1] == tiny.END and sample.answer() == 5 and sample.learned == 3
+
+    def behind(sample):  # a picture behind the answer
+        batch = tiny.process(Sample((*sample.messages, Message("user", tuple(sample.pictures)))))
+        return batch
+
+    late = Preparer(tiny.model(), behind, tiny.Colours(), frozen=False).get([0])[0]
+    assert late.tokens.tolist().count(tiny.IMAGE) == 4
 
 
 def test_a_sample_that_cannot_be_read_is_named():

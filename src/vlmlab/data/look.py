@@ -17,7 +17,8 @@ STYLE = """
 .columns { display: flex; gap: 24px; align-items: flex-start; flex-wrap: wrap; }
 .tokens { flex: 1 1 420px; line-height: 2.1; overflow-wrap: anywhere; }
 .pictures { flex: 0 1 440px; display: flex; flex-wrap: wrap; gap: 14px; }
-.t { border: 1px solid var(--line); border-radius: 5px; padding: 1px 4px; margin: 0 2px 2px 0; white-space: pre-wrap; }
+.t { border: 1px solid var(--line); border-radius: 5px; padding: 1px 4px; margin: 0 2px 2px 0; display: inline-block;
+  line-height: 1.4; }
 .t small { font-size: 10px; margin-left: 4px; user-select: none; }
 .t.learned { background: var(--learned); border-color: transparent; color: var(--learned-text); }
 .t.learned small { color: inherit; opacity: .7; }
@@ -111,9 +112,11 @@ def _tokens(
             at, image = at + counts[image], image + 1
             continue
         word = reader.spell(tokens[at])
-        visible = word.replace("\n", "⏎\n").replace(" ", "·") or "∅"
+        visible = word.replace("\n", "⏎").replace(" ", "·") or "∅"
         kind = "t learned" if learned[at] else "t"
-        parts.append(f'<span class="{kind}">{escape(visible)}<small>{tokens[at]}</small></span>')
+        parts.append(
+            f'<span class="{kind}">{escape(visible)}<small>{tokens[at]}</small></span>' + "<br>" * ("\n" in word)
+        )
         at += 1
     return "".join(parts)
 
@@ -133,8 +136,13 @@ def _pictures(images: Images, reader: Reader) -> list[str]:
         image = pixels(piece, rows, columns, reader)
         grid = f"background-size: calc(100% / {columns}) calc(100% / {rows})"
         shown.append(
-            f'<figure><div class="patches"><img src="{data_url(image)}" width="{min(image.width, 420)}" '
+            f'<figure><div class="patches"><img src="{data_url(image)}" width="{_shown_width(image.width)}" '
             f'alt="image {number}"><i style="{grid}"></i></div><figcaption>image {number}: {image.width} × '
             f"{image.height} pixels, {columns} × {rows} patches</figcaption></figure>"
         )
     return shown
+
+
+def _shown_width(width: int) -> int:
+    """Small pictures are enlarged by a whole number, so that their pixels stay square; large ones are fitted."""
+    return min(width * max(1, 240 // width), 420)

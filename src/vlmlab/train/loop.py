@@ -12,6 +12,7 @@ from types import FrameType
 
 import torch
 
+from vlmlab.model.products import Linear
 from vlmlab.model.vlm import VLM
 from vlmlab.train import checkpoint
 from vlmlab.train.log import Log, Meter
@@ -81,7 +82,7 @@ def fit(
 
     log = Log(run, origin, start)
     try:
-        with _signals() as asked, Meter("training", stage.steps, start) as meter:
+        with lowered(model, stage), _signals() as asked, Meter("training", stage.steps, start) as meter:
             for step in range(start, stage.steps):
                 if watch is not None and watch_every and step % watch_every == 0 and (step > start or not start):
                     log.write("score", step, watch())
@@ -147,7 +148,7 @@ def accumulate(
             continue
         batch = batch.to(model.device, model.dtype)
         known = None if features is None else features.to(model.device, model.dtype)
-        with _precision(model, stage):
+        with _autocast(model, stage):
             loss, named = objective(model, batch, known)
         (loss / weight).backward()
         total += float(loss.detach()) / weight
@@ -156,10 +157,33 @@ def accumulate(
     return total, parts, weight
 
 
-def _precision(model: VLM, stage: Stage) -> contextlib.AbstractContextManager[None]:
-    if stage.precision == "float32":
+@contextlib.contextmanager
+def lowered(model: VLM, stage: Stage) -> Iterator[None]:
+    """With `precision = "bfloat16"`, hold the matrices of a decoder that does not learn in bfloat16 while training.
+
+    They are put back as they were at the end. What learns stays in float32; so do norms, embeddings and the stream
+    between layers, and the vision tower, which sees each picture once.
+    """
+    held = {
+        layer.weight: layer.weight.data
+        for name in ("language", "fusion")
+        for layer in model.get_submodule(name).modules()
+        if stage.precision == "bfloat16" and name not in stage.train and isinstance(layer, Linear)
+    }
+    try:
+        for weight in held:
+            weight.data = weight.data.to(torch.bfloat16)
+        yield
+    finally:
+        for weight, data in held.items():
+            weight.data = data
+
+
+def _autocast(model: VLM, stage: Stage) -> contextlib.AbstractContextManager[None]:
+    """On CUDA, what learns is computed in bfloat16 too; on a CPU the products of frozen parts are what takes time."""
+    if stage.precision == "float32" or model.device.type != "cuda":
         return contextlib.nullcontext()
-    return torch.autocast(model.device.type, torch.bfloat16)
+    return torch.autocast("cuda", torch.bfloat16)
 
 
 def _record(log: Log, stage: Stage, number: int, step: Step, seconds: float) -> None:

@@ -16,7 +16,10 @@ from vlmlab.model.vlm import VLM
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """One sample as the model reads it. With `features` known, `images` has its grid but no pixels."""
+    """One sample as the model reads it, up to the last position that learns.
+
+    With `features` known, `images` has its grid but no pixels.
+    """
 
     tokens: Int[Tensor, " t"]
     targets: Int[Tensor, " t"]
@@ -90,11 +93,16 @@ class Preparer:
         except (ValueError, OSError) as error:
             raise ValueError(f"sample {index}: {error}") from error
         assert batch.targets is not None and len(batch.tokens) == 1
-        return Prepared(batch.tokens[0], batch.targets[0], batch.images)
+        tokens, targets = batch.tokens[0], batch.targets[0]
+        # What comes after the last position that learns changes nothing, unless a picture stands there.
+        end = int((targets != IGNORE).nonzero()[-1]) + 1 if (targets != IGNORE).any() else len(tokens)
+        if self.model.config.fusion.image_token in tokens[end:]:
+            end = len(tokens)
+        return Prepared(tokens[:end], targets[:end], batch.images)
 
     @torch.no_grad()
     def _see(self, made: Prepared, images: Images) -> Prepared:
-        features = self.model.vision(images.to(self.model.device, self.model.dtype)).to("cpu", torch.float16)
+        features = self.model.vision(images.to(self.model.device)).to("cpu", torch.float16)
         if not features.isfinite().all():
             raise ValueError("the vision tower's features do not fit half precision; train it, or use bfloat16")
         return Prepared(made.tokens, made.targets, blind(images), features)
