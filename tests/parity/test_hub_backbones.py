@@ -14,7 +14,9 @@ from hub import tiny
 from model.tiny import far, picture, scramble
 from vlmlab.batch import Batch, Images
 from vlmlab.component import parse
+from vlmlab.hub import configs, files
 from vlmlab.hub.assemble import assemble, config_of, special_tokenizer
+from vlmlab.model.vision import VisionConfig
 from vlmlab.model.vlm import VLM, VLMConfig
 
 TOWER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 28, "patch_size": 7}
@@ -211,7 +213,7 @@ def test_the_new_parts_are_drawn_from_the_seed(tmp_path: Path) -> None:
     held = dict(one.connector.named_parameters())
     for name, parameter in fresh.named_parameters():
         assert held[name].shape == parameter.shape and bool(held[name].isfinite().all())
-        assert abs(float(held[name].std() - parameter.std())) < 0.1
+        assert abs(held[name].std().item() - parameter.std().item()) < 0.1
 
 
 @pytest.mark.parametrize("kind", ["siglip", "dinov2"])
@@ -289,6 +291,58 @@ def test_folders_that_are_no_backbones(tmp_path: Path) -> None:
     whole = tiny.save(tiny.build(), tmp_path / "whole")
     with pytest.raises(ValueError, match="model type 'idefics2' is not a backbone we read; known: siglip, "):
         config_of(whole, reader)
+
+
+@pytest.mark.parametrize("name", ["eva02_enormous_patch14_clip_224", "eva_giant_patch14_clip_224"])
+def test_eva_clip_as_open_clip_keeps_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No library here writes this layout: a random tower's tensors go in by its names and come out where they were."""
+    values = {
+        "width": 24,
+        "patch": 7,
+        "layers": 2,
+        "heads": 3,
+        "inner": 40,
+        "side": 4,
+        "activation": "gelu",
+        "eps": 1e-6,
+    }
+    values["after"] = "02" in name
+    monkeypatch.setitem(configs.BACKBONES, name, lambda data: values)
+    tower = scramble(parse(VisionConfig, {"name": "eva_clip", **values}).build())
+    held = {"text.a": torch.zeros(1), "logit_scale": torch.zeros(()), "visual.trunk.head.weight": torch.zeros(3, 24)}
+    for ours, tensor in tower.state_dict().items():
+        theirs = ours.replace("layers.", "blocks.").replace("attention.o.", "attn.proj.").replace("mlp.up", "mlp.fc1")
+        theirs = theirs.replace("mlp.down", "mlp.fc2").replace("attention.q.bias", "attn.q_bias")
+        theirs = theirs.replace("attention.v.bias", "attn.v_bias").replace("class_token", "cls_token")
+        theirs = theirs.replace("position.weight", "pos_embed").replace("patch.", "patch_embed.proj.")
+        tensor = tensor[None] if theirs == "pos_embed" else tensor[None, None] if theirs == "cls_token" else tensor
+        held["visual.trunk." + theirs] = (
+            tensor.view(24, 3, 7, 7) if theirs.endswith("proj.weight") and tensor.shape[1] == 147 else tensor
+        )
+    for layer in range(2):
+        parts = [held.pop(f"visual.trunk.blocks.{layer}.attention.{letter}.weight") for letter in "qkv"]
+        held[f"visual.trunk.blocks.{layer}.attn.qkv.weight"] = torch.cat(parts)
+    eye = tmp_path / "eye"
+    files.write_weights(eye / files.OPEN_CLIP_WEIGHTS, held)
+    files.write_json(eye / "open_clip_config.json", {"model_cfg": {"vision_cfg": {"timm_model_name": name}}})
+    _, reader = save(tmp_path, vision("siglip"), language("llama"))
+    for file in ("config.json", "model.safetensors"):
+        (eye / file).unlink()
+    model = join((eye, reader))
+    assert model.config.vision.name == "eva_clip"
+    found, expected = model.vision.state_dict(), tower.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[n], expected[n]) for n in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("eva02_enormous_patch14_clip_224", 4_350_000_000), ("eva_giant_patch14_clip_224", 1_010_000_000)],
+)
+def test_eva_clips_published_sizes(name: str, count: int) -> None:
+    """The paper's EVA-CLIP-5B: 4.35 billion parameters in the tower (and 1.01 in the one of EVA01-CLIP-g)."""
+    with torch.device("meta"):
+        tower = parse(VisionConfig, {"name": "eva_clip", **configs.BACKBONES[name]({})}).build()
+    assert abs(sum(p.numel() for p in tower.parameters()) / count - 1) < 0.005
 
 
 def test_biases_on_keys_are_no_eva_clip(tmp_path: Path) -> None:

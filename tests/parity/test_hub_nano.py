@@ -17,12 +17,15 @@ from safetensors.torch import load_file
 from tokenizers import Regex, pre_tokenizers
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+import vlmlab
 from model.tiny import far
 from vlmlab.batch import Batch, Images
 from vlmlab.component import parse
 from vlmlab.hub import backbones
 from vlmlab.hub.assemble import assemble, config_of
+from vlmlab.hub.export import export
 from vlmlab.model.vlm import VLMConfig
+from vlmlab.processor.processor import Config, Processor
 
 pytestmark = pytest.mark.slow
 
@@ -164,3 +167,32 @@ def test_the_tokenizer_is_the_packaged_one(nano: backbones.Nano, packaged: dict[
         assert ours.decode(ids, skip_special_tokens=False) == text
     messages = [{"role": "user", "content": "Hi"}]
     assert again.apply_chat_template(messages, tokenize=False) == theirs.apply_chat_template(messages, tokenize=False)
+
+
+def test_joined_and_exported_it_answers_as_in_transformers(nano: backbones.Nano, tmp_path: Path) -> None:
+    """Real weights, an untrained connector: the same ids, logits and greedy text on both sides of the export."""
+    import PIL.Image
+
+    tables = config_of(nano.vision, nano.language)
+    tables["connector"] = {"name": "perceiver", "latents": 4, "depth": 1, "heads": 9, "kv_heads": 3, "head_width": 64}
+    tables["connector"]["projection_inner"] = tables["language"]["inner"]
+    torch.manual_seed(0)
+    model, tokenizer = assemble(parse(VLMConfig, tables), nano.vision, nano.language)
+    config = Config(bos=None, eos="<|im_end|>", pad="<|endoftext|>", ends=("<end_of_utterance>", "<|im_end|>"))
+    out = export((model, Processor(config, tokenizer, model.placeholders, 49155)), tmp_path / "out")
+    model, processor = vlmlab.load(out)
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 500, 3), dtype=np.uint8))
+    content = [{"type": "image"}, {"type": "text", "text": " What is the capital of France?"}]
+    messages = [{"role": "user", "content": content}]
+    sample = vlmlab.Sample.from_messages(messages, [picture])
+    theirs = transformers.AutoModelForImageTextToText.from_pretrained(out).eval()
+    reads = transformers.AutoProcessor.from_pretrained(out)
+    prompt = reads.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = reads(text=prompt, images=[picture], return_tensors="pt")
+    batch = processor([sample], add_generation_prompt=True)
+    assert batch.tokens.tolist() == inputs.input_ids.tolist()
+    with torch.no_grad():
+        assert far(model(batch), theirs(**inputs).logits) < 1e-4
+    made = theirs.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    said = vlmlab.Engine(model, processor).generate([sample], max_new_tokens=12)[0]
+    assert "Paris" in said and said.strip() == reads.decode(made, skip_special_tokens=True).strip()

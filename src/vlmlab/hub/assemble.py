@@ -41,12 +41,14 @@ STARTS: dict[tuple[str, str], Start] = {
     ("dinov2", "dinov2"): Start(names.DINOV2, ("embeddings.mask_token",)),
     ("eva_clip", "blip-2"): Start(names.BLIP2, finish=fit.drop_key_biases),
     ("eva_clip", "blip_2_vision_model"): Start(names.BLIP2, finish=fit.drop_key_biases),
+    ("eva_clip", "eva02_enormous_patch14_clip_224"): Start(names.EVA_CLIP, ("head.*",)),
+    ("eva_clip", "eva_giant_patch14_clip_224"): Start(names.EVA_CLIP, ("head.*",)),
     ("mistral", "mistral"): Start(names.MISTRAL),
     ("mistral", "llama"): Start(names.MISTRAL),
 }
 """What each plug-in can start from, by its name and the checkpoint's model type."""
 
-PREFIXES = ("vision_model.", "dinov2.")
+PREFIXES = ("vision_model.", "dinov2.", "visual.trunk.")
 """What a whole model puts before the names of its tower."""
 
 

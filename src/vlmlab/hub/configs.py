@@ -11,6 +11,8 @@ from vlmlab.hub import files
 
 Plain = dict[str, Any]
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+
 ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
@@ -20,14 +22,18 @@ ACTIVATIONS = {
 
 
 def backbone(folder: Path) -> tuple[str, Plain]:
-    """The model type of a backbone's folder, and our config's values for it.
+    """The model type of a backbone's folder (for open_clip's, the architecture's name), and our config's values.
 
     Raises ValueError when the type is not one we read, listing those, or asks for something we do not have.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give one that holds config.json and model.safetensors")
-    data = files.read_json(folder / "config.json")
-    kind = data.get("model_type")
+    if (folder / OPEN_CLIP_CONFIG).is_file() and not (folder / "config.json").is_file():
+        data = files.read_json(folder / OPEN_CLIP_CONFIG).get("model_cfg", {})
+        kind = data.get("vision_cfg", {}).get("timm_model_name")
+    else:
+        data = files.read_json(folder / "config.json")
+        kind = data.get("model_type")
     if kind not in BACKBONES:
         raise ValueError(f"{folder}: model type {kind!r} is not a backbone we read; known: {', '.join(BACKBONES)}")
     try:
@@ -111,6 +117,19 @@ def _blip2(data: Mapping[str, Any]) -> Plain:
     return {**tower({**own, **data}, 224, 14, "gelu", 1e-6), "after": False}
 
 
+def _eva02_e(data: Mapping[str, Any]) -> Plain:
+    """EVA02-CLIP-E/14 and E/14+: open_clip's file names the architecture, whose numbers are fixed."""
+    return {**EVA_CLIP, "width": 1792, "layers": 64, "inner": 15360, "after": True}
+
+
+def _eva01_g(data: Mapping[str, Any]) -> Plain:
+    """EVA01-CLIP-g/14 and g/14+."""
+    return {**EVA_CLIP, "width": 1408, "layers": 40, "inner": 6144, "after": False}
+
+
+EVA_CLIP = {"patch": 14, "heads": 16, "side": 16, "activation": "gelu", "eps": 1e-6}
+
+
 def _activation(name: str) -> str:
     if name not in ACTIVATIONS:
         raise ValueError(f"hidden_act {name!r} is not supported; known: {', '.join(ACTIVATIONS)}")
@@ -168,6 +187,8 @@ BACKBONES: dict[str, Callable[[Mapping[str, Any]], Plain]] = {
     "dinov2": _dinov2,
     "blip-2": _blip2,
     "blip_2_vision_model": _blip2,
+    "eva02_enormous_patch14_clip_224": _eva02_e,
+    "eva_giant_patch14_clip_224": _eva01_g,
     "mistral": mistral,
     "llama": _llama,
 }

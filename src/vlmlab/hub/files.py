@@ -12,6 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 SHARD = 5_000_000_000
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -124,6 +125,8 @@ class Weights(Mapping[str, Tensor]):
 
     def _read_single(self) -> dict[str, Path]:
         path = self.folder / WEIGHTS
+        if not path.is_file() and (self.folder / OPEN_CLIP_WEIGHTS).is_file():
+            path = self.folder / OPEN_CLIP_WEIGHTS
         if not path.is_file():
             if any(next(self.folder.glob(pattern), None) for pattern in PICKLES):
                 raise ValueError(

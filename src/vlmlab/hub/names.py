@@ -94,6 +94,22 @@ BLIP2: Table = (
 )
 """BLIP-2's vision model, which is EVA01-CLIP-g."""
 
+EVA_CLIP: Table = (
+    Rule("patch.weight", "patch_embed.proj.weight", "patch"),
+    Rule("patch.bias", "patch_embed.proj.bias"),
+    Rule("class_token", "cls_token", "flat"),
+    Rule("position.weight", "pos_embed", "flat"),
+    Rule("layers.*.attention.qkv.weight", "blocks.*.attn.qkv.weight", "qkv"),
+    Rule("layers.*.attention.o.*", "blocks.*.attn.proj.*"),
+    Rule("layers.*.attention.*.bias", "blocks.*.attn.*_bias"),
+    Rule("layers.*.norm1.*", "blocks.*.norm1.*"),
+    Rule("layers.*.norm2.*", "blocks.*.norm2.*"),
+    Rule("layers.*.mlp.up.*", "blocks.*.mlp.fc1.*"),
+    Rule("layers.*.mlp.down.*", "blocks.*.mlp.fc2.*"),
+    Rule("norm.*", "norm.*"),
+)
+"""EVA-CLIP as open_clip's checkpoints on the hub have it."""
+
 MISTRAL: Table = (
     Rule("embedding.weight", "model.embed_tokens.weight"),
     Rule("layers.*.attention_norm.weight", "model.layers.*.input_layernorm.weight"),
