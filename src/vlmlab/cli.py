@@ -109,7 +109,7 @@ def chat(asking: Asked) -> None:
     engine = _engine(asking)
     from vlmlab import terminal
 
-    terminal.converse(engine, lambda sample: _stream(engine, sample, asking))
+    terminal.converse(lambda sample: _stream(engine, sample, asking))
 
 
 def train(
@@ -410,11 +410,16 @@ def _parse(function: Callable[..., None], program: str, words: list[str]) -> dic
     except SystemExit as stop:
         if stop.code in (0, None):
             raise Stopped(0, "") from None
-        plain = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", said.getvalue())
-        lines = [" ".join(line.split()) for line in plain.splitlines()]
-        lines = [line for line in lines[1:] if line] or ["the arguments cannot be read"]
-        told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        told = _first_words(said.getvalue()) or "the arguments cannot be read"
         raise Stopped(2, f"{told}; see {program} --help") from None
+
+
+def _first_words(box: str) -> str:
+    """What stands in a box below its title, up to the first rule."""
+    rows = [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in box.splitlines()[1:]]
+    bare = [" ".join(row.strip().strip("│|╭╮╰╯+").split()) for row in rows]
+    rule = next((at for at, row in enumerate(bare) if at and not row.strip("─-")), len(bare))
+    return " ".join(row for row in bare[:rule] if row)
 
 
 def _description(function: Callable[..., None]) -> str:

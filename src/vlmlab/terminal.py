@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 
 from vlmlab.batch import Message, Picture, Sample
-from vlmlab.generate.engine import Engine
 
 HELP = """Write a message and press Enter. A picture's path or URL in it shows the model that picture.
 /reset forgets the conversation, /help shows this, /quit (or Ctrl-D) ends it; Ctrl-C stops an answer."""
@@ -15,7 +14,7 @@ HELP = """Write a message and press Enter. A picture's path or URL in it shows t
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def converse(engine: Engine, answer: Callable[[Sample], Iterator[str]], console: Console | None = None) -> None:
+def converse(answer: Callable[[Sample], Iterator[str]], console: Console | None = None) -> None:
     """Talk until the user ends it. `answer` streams what the model says to a conversation.
 
     Pictures that cannot be opened, and conversations that have grown too long, are told and forgotten.

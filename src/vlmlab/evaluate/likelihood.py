@@ -111,7 +111,7 @@ def _score(model: VLM, replies: Sequence[Reply], cache: Cache) -> list[float]:
     return (-torch.zeros(len(replies), dtype=torch.float64).index_add(0, learned[:, 0], lost.double().cpu())).tolist()
 
 
-def _rows(pieces: Sequence[Int[Tensor, " t"]], fill: int) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
+def _rows(pieces: Sequence[Int[Tensor, " _"]], fill: int) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
     """Pieces of different lengths as rows, filled up at the end, and where they are real (1) or not (0)."""
     width = max(len(piece) for piece in pieces)
     rows = torch.stack([F.pad(piece, (0, width - len(piece)), value=fill) for piece in pieces])

@@ -55,8 +55,8 @@ class Stage:
     tokens. `lr_factors` and `decay_factors` multiply `lr` and `weight_decay` for a part. `warmup` is in steps; `final`
     is the share of `lr` left at the end. `clip` bounds the gradient's norm (0: no bound). `learn` says which tokens are
     learned. With `precision = "bfloat16"` the products of a decoder that does not learn (on CUDA: all products) are
-    made in that; what learns is kept in float32. A checkpoint is written every `save_every` steps and `keep` of them are kept;
-    metrics are written every `log_every`.
+    made in that; what learns is kept in float32. A checkpoint is written every `save_every` steps and `keep` of them
+    are kept; metrics are written every `log_every`.
     """
 
     steps: int
