@@ -61,7 +61,7 @@ pieces = st.lists(
 
 
 @every_fusion
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(rows=st.lists(st.lists(pieces, min_size=1, max_size=4), min_size=1, max_size=3), spare=st.integers(0, 3))
 def test_packed_is_alone_however_it_is_packed(name: str, rows: list[list[Document]], spare: int) -> None:
     model = build(fusion=name)

@@ -84,6 +84,7 @@ class Weave(NamedTuple):
     blocks: Blocks
 
     @staticmethod
+    @torch.compiler.disable
     def of(first: Sequence[int], second: Sequence[int]) -> "Weave":
         """How to lay `first[i]` rows of one stream and `second[i]` of another together, for every image i."""
         n = len(first)

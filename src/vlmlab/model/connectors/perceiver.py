@@ -113,21 +113,30 @@ class Perceiver(Connector):
 
     def forward(self, features: Float[Tensor, "p v"], images: Images) -> Float[Tensor, "l d"]:
         """The visual tokens of every image, in order."""
-        context = self.projection(features)
-        patches, n, size = [rows * columns for rows, columns in images.sizes()], len(images.grid), len(self.latents)
-        order = grouped(patches) or list(range(n))
-        # Keys of image i are its patches, then its latents; images of equal length stand side by side. Latents are
-        # laid out in that order too, so that only the keys are gathered.
-        lengths, places = [*patches, *[size] * n], {image: place for place, image in enumerate(order)}
-        gather = reorder(lengths, [part for image in order for part in (image, n + places[image])])
-        gather = gather.to(features.device)
-        blocks = Blocks.of([size] * n, [patches[image] + size for image in order])
+        context, n = self.projection(features), len(images.grid)
+        gather, back, blocks = self._plan(images)
         latents = repeat(self.latents, "l d -> (n l) d", n=n)
         for layer in self.layers:
             latents = layer(latents, context, gather, blocks)
-        visual = rearrange(self.norm(latents), "(n l) d -> n l d", n=n)
-        back = torch.tensor([places[image] for image in range(n)], device=visual.device)
-        return rearrange(visual if order == list(range(n)) else visual[back], "n l d -> (n l) d")
+        visual = self.norm(latents)
+        if back is not None:
+            visual = rearrange(rearrange(visual, "(n l) d -> n l d", n=n)[back], "n l d -> (n l) d")
+        return visual
+
+    @torch.compiler.disable
+    def _plan(self, images: Images) -> tuple[Int[Tensor, " m"], Int[Tensor, " n"] | None, Blocks]:
+        """The keys, as rows of [context, latents]; where each image's latents ended up (None: in order); the blocks.
+
+        Keys of an image are its patches, then its latents; images of equal length stand side by side. Latents are laid
+        out in that order too, so that only the keys are gathered.
+        """
+        patches, n, size = [rows * columns for rows, columns in images.sizes()], len(images.grid), len(self.latents)
+        order, device = grouped(patches), images.patches.device
+        there = range(n) if order is None else order
+        places = {image: place for place, image in enumerate(there)}
+        gather = reorder([*patches, *[size] * n], [part for image in there for part in (image, n + places[image])])
+        back = None if order is None else torch.tensor([places[image] for image in range(n)], device=device)
+        return gather.to(device), back, Blocks.of([size] * n, [patches[image] + size for image in there])
 
 
 PLUGIN = Perceiver

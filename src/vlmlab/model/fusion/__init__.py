@@ -50,6 +50,7 @@ class Fusion(nn.Module):
         """How many `<image>` tokens stand in the text for an image of so many visual tokens."""
         raise NotImplementedError
 
+    @torch.compiler.disable
     def seats(self, batch: Batch) -> Int[Tensor, " s"]:
         """Where the `<image>` tokens are in the flattened batch, in reading order."""
         return (batch.tokens.reshape(-1) == self.image_token).nonzero().flatten()

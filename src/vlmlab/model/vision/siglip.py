@@ -82,19 +82,25 @@ class SigLIP(Vision):
 
     def forward(self, images: Images) -> Float[Tensor, "p v"]:
         """The features of every patch, in the order of `images.patches`."""
-        sizes = images.sizes()
-        at = torch.cat([table_rows(rows, columns, self.side) for rows, columns in sizes])
-        x = self.patch(images.patches.to(self.patch.weight.dtype)) + self.position(at.to(images.patches.device))
-        counts = [rows * columns for rows, columns in sizes]
-        order = grouped(counts)
-        if order is not None:  # images of equal length side by side, so that each group is one dense call
-            index = reorder(counts, order).to(x.device)
-            x, counts = x[index], [counts[i] for i in order]
-        blocks = Blocks.of(counts)
+        at, index, blocks = self._plan(images)
+        x = self.patch(images.patches.to(self.patch.weight.dtype)) + self.position(at)
+        if index is not None:
+            x = x[index]
         for layer in self.layers:
             x = layer(x, blocks)
         x = self.norm(x)
-        return x if order is None else torch.empty_like(x).index_copy(0, index, x)
+        return x if index is None else torch.empty_like(x).index_copy(0, index, x)
+
+    @torch.compiler.disable
+    def _plan(self, images: Images) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"] | None, Blocks]:
+        """The table's row for each patch; an order in which images of equal length are neighbours; its blocks."""
+        sizes, device = images.sizes(), images.patches.device
+        at = torch.cat([table_rows(rows, columns, self.side) for rows, columns in sizes]).to(device)
+        counts = [rows * columns for rows, columns in sizes]
+        order = grouped(counts)
+        if order is None:
+            return at, None, Blocks.of(counts)
+        return at, reorder(counts, order).to(device), Blocks.of([counts[image] for image in order])
 
 
 PLUGIN = SigLIP
