@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 
 from vlmlab.batch import Batch, Message, Picture, Sample
-from vlmlab.data.sources import PairSource
+from vlmlab.data.sources import Pair, PairSource
 from vlmlab.evaluate.bootstrap import Estimate, ratio
 from vlmlab.evaluate.likelihood import Prompt, Reply, cut, likelihoods
 from vlmlab.model.vlm import VLM
@@ -77,7 +77,8 @@ def questions(source: PairSource, candidates: int, limit: int, seed: int) -> tup
     groups: dict[str, dict[str, int]] = {}
     for index, pair in enumerate(pairs):
         groups.setdefault(pair.category, {}).setdefault(titles[index], index)
-    usable = [i for i, pair in enumerate(pairs) if len(groups[pair.category]) >= candidates]
+    wrong = [_wrong(pair, title, groups[pair.category], pairs) for pair, title in zip(pairs, titles, strict=True)]
+    usable = [i for i in range(len(pairs)) if len(wrong[i]) >= candidates - 1]
     left_out = len(pairs) - len(usable)
     if limit:
         usable = sorted(generator.sample(usable, min(limit, len(usable))))
@@ -85,10 +86,14 @@ def questions(source: PairSource, candidates: int, limit: int, seed: int) -> tup
         raise ValueError(f"no category of the source has {candidates} different titles to choose among")
     asked = []
     for index in usable:
-        rest = [other for title, other in groups[pairs[index].category].items() if title != titles[index]]
         other = generator.choice([i for i in usable if titles[i] != titles[index]])
-        asked.append(Question(index, (index, *generator.sample(rest, candidates - 1)), other))
+        asked.append(Question(index, (index, *generator.sample(wrong[index], candidates - 1)), other))
     return asked, left_out
+
+
+def _wrong(pair: Pair, title: str, group: dict[str, int], pairs: Sequence[Pair]) -> list[int]:
+    """A picture of each title of the same category that is surely not this one's: no word of it is shared."""
+    return [i for other, i in group.items() if other != title and not pair.words & pairs[i].words]
 
 
 def ten_way(

@@ -18,11 +18,15 @@ class SourceConfig(Plugin):
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A picture and its title. Titles of one `category` are hard to tell apart without the picture."""
+    """A picture and its title. Titles of one `category` are hard to tell apart without the picture.
+
+    Another title that shares one of its `words` may be true of the picture too: it is no wrong answer.
+    """
 
     picture: Picture
     title: str
     category: str = ""
+    words: frozenset[str] = frozenset()
 
 
 class Source:

@@ -1,0 +1,85 @@
+"""The embedded corpus: 2,691 public-domain drawings of the Open Clip Art Library with their titles.
+
+It ships in the package (`vlmlab/data/corpora/openclipart`, with its provenance), split by title and by picture:
+no held-out title, nor the same words in another order, nor a near-copy of a held-out picture, is in the training split.
+What is held out is new titles of things that training has seen.
+"""
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+from collections.abc import Iterator
+from importlib.resources.abc import Traversable
+from typing import Any, Literal
+
+from vlmlab.batch import Message, Picture, Sample
+from vlmlab.data.sources import Pair, PairSource, SourceConfig
+
+QUESTION = "What is this?"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(SourceConfig):
+    """`question` is what the user asks about each picture; its title is the answer."""
+
+    split: Literal["train", "validation", "test"] = "train"
+    question: str = QUESTION
+
+
+class Drawings(PairSource):
+    """One split of the corpus. Pictures are read from the archive one by one, when asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.records = [record for record in _records() if record["split"] == config.split]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The drawing with the question, and its title as the answer."""
+        pair = self.pair(index)
+        question = (pair.picture, self.config.question) if self.config.question else (pair.picture,)
+        return Sample((Message("user", question), Message("assistant", (pair.title,))))
+
+    def pair(self, index: int) -> Pair:
+        """The drawing, its title and its category. Raises IndexError past the end."""
+        if not 0 <= index < len(self.records):
+            raise IndexError(index)
+        record = self.records[index]
+        with _folder().joinpath("pictures.tar").open("rb") as archive:
+            archive.seek(record["offset"])
+            data = archive.read(record["bytes"])
+        words = frozenset(folded(word) for word in record["title"].split() if word not in COMMON)
+        return Pair(Picture(data, f"openclipart/{record['file']}"), record["title"], record["category"], words)
+
+
+COMMON = frozenset(
+    ["a", "an", "the", "of", "in", "on", "with", "for", "at", "to", "from", "by", "and", "under", "over", "behind"]
+)
+"""Words that two titles may share and still mean different things."""
+
+
+def folded(word: str) -> str:
+    """A word without a plural ending, so that `cats` and `cat` are the same."""
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _folder() -> Traversable:
+    return importlib.resources.files("vlmlab.data.corpora").joinpath("openclipart")
+
+
+@functools.cache
+def _records() -> tuple[dict[str, Any], ...]:
+    def lines() -> Iterator[dict[str, Any]]:
+        with _folder().joinpath("pairs.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)
+
+    return tuple(lines())
+
+
+PLUGIN = Drawings
