@@ -1,8 +1,11 @@
 """The ten-way score: what it computes, and that it tells a model that sees from one that does not."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from train import tiny
 from train.test_loop import train
@@ -37,7 +40,11 @@ def test_a_model_that_sees_scores_one(seeing):
     choice = result.choices[5]
     assert choice.titles[0] == "colour 5" and len(set(choice.titles)) == 10
     assert sum(choice.probabilities) == pytest.approx(1) and choice.right
-    assert "10-way accuracy, 120 pictures" in str(list(table({"after": result}).columns[0].cells))
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(table({"before": result, "after": result}))
+    shown = console.export_text()
+    assert "right title" in shown and "100.0% [100.0, 100.0]" in shown and "120 held-out pictures, 10 titles" in shown
+    assert max(map(len, shown.splitlines())) <= 80 and len(shown.splitlines()) == 7
 
 
 def test_a_blind_model_is_near_chance():

@@ -115,7 +115,7 @@ def ten_way(
     try:
         parts = {q.index: cut(own.get([q.index])[0]) for q in asked}
         for index in {i for q in asked for i in q.candidates} - parts.keys():
-            parts[index] = cut(own.get([index])[0])
+            parts[index] = cut(own.read(index))
         seen, swapped = _with_pictures(model, asked, parts, advance)
         blind = _text_only(model, process, source, asked, parts)
     finally:
@@ -216,21 +216,22 @@ def _shares(scores: Sequence[float]) -> tuple[float, ...]:
 
 def table(results: dict[str, TenWay]) -> Table:
     """Results side by side, for the terminal: one column for each name."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    shown.add_column("")
-    for name in results:
-        shown.add_column(name, justify="right")
     first = next(iter(results.values()))
+    caption = f"{first.pictures} held-out pictures, {first.candidates} titles of one category each; 95 % intervals"
+    shown = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), caption=caption, caption_justify="left")
+    shown.add_column("", no_wrap=True)
+    for name in results:
+        shown.add_column(name, justify="right", no_wrap=True)
 
     def share(estimate: Estimate) -> str:
-        return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"
+        return f"{estimate.value:.1%} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
     def row(name: str, told: Callable[[TenWay], str]) -> None:
         shown.add_row(name, *(told(result) for result in results.values()))
 
-    row(f"{first.candidates}-way accuracy, {first.pictures} pictures", lambda r: share(r.accuracy))
-    row("  the same without the picture", lambda r: share(r.text_only))
-    row("loss, right picture (nats per token)", lambda r: f"{r.right:.3f}")
-    row("loss, shuffled picture", lambda r: f"{r.shuffled:.3f}")
-    row("shuffled - right, 95 % interval", lambda r: f"{r.gap.value:+.3f} [{r.gap.low:+.3f}, {r.gap.high:+.3f}]")
+    row("right title", lambda r: share(r.accuracy))
+    row("  without the picture", lambda r: share(r.text_only))
+    row("loss, nats per token", lambda r: f"{r.right:.3f}")
+    row("  with another picture", lambda r: f"{r.shuffled:.3f}")
+    row("  difference", lambda r: f"{r.gap.value:+.3f} [{r.gap.low:+.3f}, {r.gap.high:+.3f}]")
     return shown

@@ -63,7 +63,7 @@ class Preparer:
         """Start processing samples that will be asked for next."""
         for index in indices:
             if index not in self.kept and index not in self.waiting:
-                self.waiting[index] = self.ahead.submit(self._read, index)
+                self.waiting[index] = self.ahead.submit(self.read, index)
 
     def get(self, indices: Sequence[int]) -> list[Prepared]:
         """Samples by number. Raises ValueError naming the sample that cannot be used."""
@@ -78,7 +78,7 @@ class Preparer:
         if index in self.kept:
             return self.kept[index]
         waiting = self.waiting.pop(index, None)
-        made = self._read(index) if waiting is None else waiting.result()
+        made = self.read(index) if waiting is None else waiting.result()
         if not self.frozen or made.images is None:
             return made
         made = self._see(made, made.images)
@@ -87,7 +87,8 @@ class Preparer:
             self.held += made.features.nbytes
         return made
 
-    def _read(self, index: int) -> Prepared:
+    def read(self, index: int) -> Prepared:
+        """One sample, processed and no more: no features are computed. Raises ValueError naming the sample."""
         try:
             batch = self.process(self.source[index])
         except (ValueError, OSError) as error:
