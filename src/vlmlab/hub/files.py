@@ -96,7 +96,8 @@ class Weights(Mapping[str, Tensor]):
         """Raises ValueError when there are no safetensors, or a shard is missing or damaged."""
         self.folder = folder
         self._open: tuple[Path, Any] | None = None
-        self._files = self._read_index() if (folder / INDEX).is_file() else self._read_single()
+        sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+        self._files = self._read_index() if sharded else self._read_single()
 
     def _read_index(self) -> dict[str, Path]:
         index = read_json(self.folder / INDEX).get("weight_map")
