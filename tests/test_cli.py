@@ -175,6 +175,27 @@ def test_export_is_what_transformers_reads(run, tmp_path, capsys):
     assert "give a new folder" in last_line(capsys)
 
 
+def test_info_of_a_recipe_and_of_its_run(run, capsys):
+    assert cli.main(["info", str(run / "recipe.toml"), "model.connector.latents=5", "--image", "16x12"]) == 0
+    told = capsys.readouterr().out
+    assert "siglip + perceiver + mistral + interleave" in told
+    assert "a picture of 16 x 12: 4 x 3 patches, 5 visual tokens" in told and "new parameters" in told
+    words = ["info", str(run), "--image", "16x12", "--images", "2", "--batch", "3", "--dtype", "float32", "--measure"]
+    assert cli.main([*words, "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "a batch: 3 x 68 tokens (each 2 pictures and 64 of text)" in told and "measured on cpu" in told
+    parameters = sum(p.numel() for p in tiny.model().parameters())
+    assert re.search(rf"^all +{parameters + 32 * (tiny.tokenizer().get_vocab_size() - 128) * 2:,} ", told, re.MULTILINE)
+
+
+def test_info_of_what_is_not_there(run, capsys):
+    assert cli.main(["info", "gone"]) == 2
+    assert "no recipe, no folder, and no hub id" in last_line(capsys)
+    assert cli.main(["info", str(run), "stage.steps=3"]) == 2
+    assert "is a model, not a recipe" in last_line(capsys)
+    assert cli.main(["info", str(run), "--batch", "0"]) == 2
+
+
 def start(run, *words):
     told = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

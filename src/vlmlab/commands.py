@@ -176,29 +176,39 @@ def info(
     image: Annotated[str, arg(metavar="WIDTHxHEIGHT")] = "980x735",
     images: int = 1,
     text: int = 64,
+    batch: int = 1,
     measure: bool = False,
+    device: Device = "",
+    dtype: Number = "auto",
 ) -> None:
-    """Say what a model is made of, what it costs, and what a picture becomes in it. Needs no weights for a recipe.
+    """Say what a model is made of, what a picture becomes in it, and what a batch costs. Needs no weights.
 
     Examples:
       vlmlab info recipes/idefics2/1-pretrain.toml
-      vlmlab info runs/demo --image 224x224 --measure
+      vlmlab info runs/demo --image 224x224 --dtype float32 --measure
       vlmlab info recipes/nano/demo.toml model.connector.latents=16
 
     Args:
-        what: A model's folder or name on the hub, a run's folder, or a recipe.
+        what: A recipe, a model's folder or name on the hub, or a run's folder.
         overrides: Keys of the recipe to change, by their path.
         image: The size of a picture in pixels.
-        images: How many pictures a batch has.
+        images: How many pictures a document of the batch has.
         text: How many tokens of text it has.
+        batch: How many documents.
         measure: Run it as well, and show what was measured beside what was predicted.
+        device: Where to measure.
+        dtype: The kind of numbers (auto: bfloat16).
     """
     found = re.fullmatch(r"(\d+)x(\d+)", image)
     if found is None or min(int(found[1]), int(found[2])) < 1:
         raise ValueError(f"--image {image}: write it as WIDTHxHEIGHT in pixels, for example 980x735")
+    if min(images, text - 1, batch - 1) < 0:
+        raise ValueError("--text and --batch must be 1 or more, --images 0 or more")
     from vlmlab import facts
 
-    facts.tell(_model_folder(what), overrides, (int(found[1]), int(found[2])), images, text, measure)
+    size = int(found[1]), int(found[2])
+    asked = facts.Asked(size, images, text, batch, "bfloat16" if dtype == "auto" else dtype)
+    facts.tell(_model_folder(what), overrides, asked, measure, device or _best_device())
 
 
 def export(run: Folder, out: Annotated[Positional[Path], arg(metavar="OUT")]) -> None:
@@ -371,8 +381,8 @@ def _engine(asking: Asking) -> "Engine":
     from vlmlab.hub.load import load
 
     where = asking.device or _best_device()
-    model, processor = load(_model_folder(name), device=where, dtype=_torch_dtype(asking.dtype))
-    processor.fetch = media.fetch
+    dtype = _torch_dtype(asking.dtype)
+    model, processor = load(_model_folder(name), device=where, dtype=dtype, fetch=media.fetch)
     return Engine(model, processor)
 
 
