@@ -74,13 +74,13 @@ def train(recipe: Recipe, folder: Path, resume: bool, device: str) -> None:
     with steps.step("Get the model"):
         made = run.build(recipe, device or run.device())
         _tell_parts(made, steps)
+    held = _held_out(made)
     with steps.step("Show what it will read"):
         write_samples(made, folder / SAMPLES, 8, origin)
         steps.say(f"{folder / SAMPLES}")
     with steps.step(f"Train: {_aim(recipe)}"):
         run.train(made, folder, origin, resume, _watch(made))
         steps.say(f"{folder / MODEL}  {folder / PICTURE}")
-    held = _held_out(made)
     if held is not None:
         with steps.step("Score it on held-out pictures"):
             after = score(made, held)
@@ -214,9 +214,11 @@ def _score_before(folder: Path) -> ten_way.TenWay | None:
 
 
 def _held_out(made: Run, split: str | None = None) -> Preparer | None:
-    """The held-out pictures of a recipe that is scored."""
-    if made.recipe.score is None or not isinstance(made.source, PairSource):
+    """The held-out pictures of a recipe that is scored. Raises ValueError when its source has no titles."""
+    if made.recipe.score is None:
         return None
+    if not isinstance(made.source, PairSource):
+        raise ValueError(f"[score] needs a source of titled pictures; {made.recipe.data.name!r} is none: leave it out")
     source = dataclasses.replace(made.recipe.data, split=split or made.recipe.score.split).build()
     return made.preparer(source)
 
