@@ -155,12 +155,12 @@ print("equal")
     ("backend", "fusion", "train", "bound"),
     [
         ("aot_eager", "interleave", True, 1e-9),
-        ("aot_eager", "cross_attention", True, 1e-9),
+        ("aot_eager", "cross_attention", False, 1e-9),
         ("inductor", "interleave", False, 1e-4),  # its functions are approximations of their own
     ],
 )
 def test_compiled_is_eager(backend: str, fusion: str, train: bool, bound: float) -> None:
-    """The graph breaks only where a batch's layout is read. In a process that the type checker's hook does not reach."""
+    """The graph breaks only where a batch's layout is read. In a process without the type checker's import hook."""
     tests = str(Path(__file__).parents[1])
     script = COMPILED.format(tests=tests, backend=backend, fusion=fusion, train=train, bound=bound)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
