@@ -18,6 +18,7 @@ Titles no rule can settle (foreign words, misspelt words, junk) are settled by h
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import html
@@ -84,7 +85,27 @@ FILLER = frozenset(["a", "an", "the", "icon", "icons", "clipart", "clip", "art",
 EDGE = frozenset(["icon", "icons", "clipart", "cliparts", "svg", "png", "aiga", "remix", "revisited", "illustration", "picture", "image", "vector", "bw", "b", "w", "by", "aj", "ganson", "ger", "left", "right", "new", "final", "r", "v", "contour", "clip", "art", "hotel", "example", "and", "of", "in", "the"])  # fmt: skip
 """Words dropped from either end of a title (a leading article or `left` stays when nothing else would)."""
 LEADING_KEPT = frozenset(["left", "right", "new", "clip", "art", "hotel", "the"])
-PREPOSITIONS = frozenset(["of", "in", "on", "with", "for", "at", "to", "from", "by", "and", "under", "over", "behind", "into", "against", "around", "without"])
+PREPOSITIONS = frozenset(
+    [
+        "of",
+        "in",
+        "on",
+        "with",
+        "for",
+        "at",
+        "to",
+        "from",
+        "by",
+        "and",
+        "under",
+        "over",
+        "behind",
+        "into",
+        "against",
+        "around",
+        "without",
+    ]
+)
 
 
 @dataclasses.dataclass
@@ -112,10 +133,8 @@ class Pair:
 def text_of(element: ElementTree.Element) -> str:
     """All text below `element`, entities and doubled encodings undone, spaces folded."""
     text = html.unescape(html.unescape("".join(element.itertext())))
-    try:
+    with contextlib.suppress(UnicodeError):
         text = text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        pass
     return " ".join(text.split())
 
 
@@ -230,8 +249,9 @@ def render(path: Path) -> Image.Image:
     if len(rows) == 0:
         raise ValueError("empty picture")
     margin = max(2, round(0.03 * max(picture.size)))
-    picture = picture.crop((max(columns[0] - margin, 0), max(rows[0] - margin, 0),
-                            min(columns[-1] + margin + 1, picture.width), min(rows[-1] + margin + 1, picture.height)))  # fmt: skip
+    left, upper = max(columns[0] - margin, 0), max(rows[0] - margin, 0)
+    right, lower = min(columns[-1] + margin + 1, picture.width), min(rows[-1] + margin + 1, picture.height)
+    picture = picture.crop((left, upper, right, lower))
     scale = SIDE / max(picture.size)
     return picture.resize([max(16, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
 

@@ -6,9 +6,10 @@ latest image before the token). Segments are laid end to end in one stream; work
 then masked away: a varlen kernel on CUDA, one dense call for each group of equal neighbours elsewhere.
 """
 
+import functools
 import inspect
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -16,13 +17,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
 
-    # The windowed, grouped form of this kernel came after torch 2.10; without it CUDA takes the dense path below.
-    HAS_VARLEN = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
-except ImportError:
-    HAS_VARLEN = False
+@functools.cache
+def varlen() -> Callable[..., Any] | None:
+    """CUDA's kernel for streams of segments, or None where torch does not have it.
+
+    Its windowed, grouped form came after torch 2.10; without it CUDA takes the dense path. Imported when first asked
+    for: it takes a second, which a CPU should not pay.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+    return varlen_attn if known else None
 
 
 class Block(NamedTuple):
@@ -109,11 +117,12 @@ def attend(
     `g` key heads may serve `h` query heads (h a multiple of g). Causal segments end together: the last query sees the
     last key. With a `window` a query sees that many keys, itself included. The scale is k^-0.5.
     """
-    if q.is_cuda and HAS_VARLEN and q.dtype in (torch.bfloat16, torch.float16) and len(blocks) > 0:
+    kernel = varlen() if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and len(blocks) > 0 else None
+    if kernel is not None:
         reach = ((window or 0) - 1, 0) if causal else (-1, -1)
         ends_q, ends_k, longest_q, longest_k = blocks.bounds(q.device)
         many = q.shape[1] != k.shape[1]
-        seen = varlen_attn(q, k, v, ends_q, ends_k, longest_q, longest_k, window_size=reach, enable_gqa=many)
+        seen = kernel(q, k, v, ends_q, ends_k, longest_q, longest_k, window_size=reach, enable_gqa=many)
         assert isinstance(seen, Tensor)
         return seen
     parts, at_q, at_k = [], 0, 0
@@ -160,8 +169,14 @@ def decode(
     """One new query for each row over the cached keys of that row; `mask` hides keys that a row does not have."""
     b, h, width = q.shape
     # The query heads that share a key head stand as a short run of queries: no key is repeated in memory.
-    out = scaled_dot_product_attention(q.view(b, k.shape[1], -1, width), k, v, attn_mask=mask)
-    return out.reshape(b, h, width)
+    q = q.reshape(b, k.shape[1], -1, width)
+    if q.device.type != "cpu":
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(b, h, width)
+    # So little work that a fused kernel costs more to start than plain products.
+    scores = torch.bmm(q.flatten(0, 1) * width**-0.5, k.flatten(0, 1).transpose(1, 2))
+    if mask is not None:
+        scores = scores.unflatten(0, (b, -1)).masked_fill(~mask, -torch.inf).flatten(0, 1)
+    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(b, h, width)
 
 
 def rotary(

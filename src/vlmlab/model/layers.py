@@ -33,9 +33,13 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """`x` over its root mean square, times the weight."""
-        if x.dtype.itemsize >= 4:
+        if x.dtype.itemsize < 4:
+            return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+        if torch.is_grad_enabled():
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+        # The same in fewer steps: for one token, starting them is what takes the time.
+        power = torch.linalg.vecdot(x, x) / x.shape[-1]
+        return x * (power + self.eps).rsqrt()[..., None] * self.weight
 
 
 class GatedMLP(nn.Module):

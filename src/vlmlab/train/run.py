@@ -29,6 +29,7 @@ from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe, Start
 
 MODEL = "model"
+BEFORE = "before"
 NANO = "nano"
 
 
@@ -79,7 +80,13 @@ def train(run: Run, folder: Path, origin: Origin, resume: bool = False, watch: W
     """Train as the recipe says, in a folder made ready by `begin`, and leave the model there; see `fit`."""
     recipe = run.recipe
     every = 0 if recipe.score is None else recipe.score.every
-    fit(run.model, run.preparer(), recipe.stage, recipe.seed, folder, origin, watch, every, resume)
+    samples = run.preparer()
+    if recipe.before is not None and not (resume and checkpoint.latest(folder)):
+        first = run.preparer()
+        (folder / BEFORE).mkdir(exist_ok=True)
+        fit(run.model, first, recipe.before, recipe.seed, folder / BEFORE, origin, resume=resume)
+        samples.kept, samples.held = first.kept, first.held
+    fit(run.model, samples, recipe.stage, recipe.seed, folder, origin, watch, every, resume)
     save(run.model, run.processor, folder / MODEL, {"made_by": origin.plain()})
 
 
@@ -87,7 +94,7 @@ def begin(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run's folder and write the resolved recipe, or check that a run to resume is of the same recipe."""
     held, text = folder / RESOLVED, recipe.text()
     body = held.read_text(encoding="utf-8") if held.is_file() else ""
-    before = checkpoint.latest(folder)
+    before = checkpoint.latest(folder) or checkpoint.latest(folder / BEFORE)
     if resume and before is None:
         raise ValueError(f"{folder} holds no checkpoint to resume from; leave --resume out to start")
     if resume and _without_comments(body) != text:
