@@ -60,7 +60,8 @@ class Picture:
 class Message:
     """One turn: who speaks (`user`, `assistant`, `system`), and text and pictures in reading order.
 
-    The role `text` marks a plain document: it is read exactly as written, without the chat template.
+    The role `text` marks a plain document: it is read exactly as written, without the chat template. What it is to be
+    continued with may follow with the role `continuation`.
     """
 
     role: str

@@ -180,7 +180,9 @@ def ask(made: Run, held: Preparer, result: ten_way.TenWay, seed: int) -> list[an
 
 def question(sample: Sample) -> Sample:
     """A sample without its last answer."""
-    return Sample(sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages)
+    return Sample(
+        sample.messages[:-1] if sample.messages[-1].role in ("assistant", "continuation") else sample.messages
+    )
 
 
 def _ready(folder: Path, recipe: Recipe, fresh: bool, steps: Steps) -> bool:

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from vlmlab.batch import Message, Picture, Sample
 
-DOCUMENTS = ("text", "prompt")
-"""Roles that are read as written, without the template; in a `prompt` the end-of-utterance marks are control tokens."""
+DOCUMENTS = ("text", "prompt", "continuation")
+"""Roles that are read as written, without the template. In a `prompt` the end-of-utterance marks are control tokens; a
+`continuation` is what a document is to be continued with: learned, as an assistant's answer is."""
 
 
 class Span(NamedTuple):
@@ -45,7 +46,7 @@ def _document(message: Message, end_of_utterance: str) -> list[Span]:
             for piece in rest:
                 spans += [Span("control", end_of_utterance), Span("text", piece)]
         else:
-            spans.append(Span("text", part))
+            spans.append(Span("text", part, message.role == "continuation"))
     return spans
 
 

@@ -21,10 +21,15 @@ QUESTION = "What is this?"
 
 @dataclasses.dataclass(frozen=True)
 class Config(SourceConfig):
-    """`question` is what the user asks about each picture; its title is the answer."""
+    """`question` stands with each picture; its title is the answer.
+
+    With `chat` they are a user's question and an assistant's answer; without, one plain document, as the pairs of the
+    paper's first stage are.
+    """
 
     split: Literal["train", "validation", "test"] = "train"
     question: str = QUESTION
+    chat: bool = True
 
 
 class Drawings(PairSource):
@@ -38,9 +43,11 @@ class Drawings(PairSource):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        """The drawing with the question, and its title as the answer."""
+        """The drawing with the question, and its title behind them."""
         pair = self.pair(index)
         question = (pair.picture, self.config.question) if self.config.question else (pair.picture,)
+        if not self.config.chat:
+            return Sample((Message("text", question), Message("continuation", (" " + pair.title,))))
         return Sample((Message("user", question), Message("assistant", (pair.title,))))
 
     def pair(self, index: int) -> Pair:

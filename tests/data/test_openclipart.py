@@ -1,0 +1,57 @@
+"""The embedded corpus: whole, in its own words, and held out by title and by picture."""
+
+import hashlib
+import importlib.resources
+import io
+
+import PIL.Image
+import pytest
+
+from vlmlab.batch import Picture
+from vlmlab.data.sources import openclipart
+
+
+def source(split: str, **changes) -> openclipart.Drawings:
+    return openclipart.Drawings(openclipart.Config(split=split, **changes))
+
+
+def test_counts_and_size():
+    assert [len(source(split)) for split in ("train", "validation", "test")] == [2210, 151, 330]
+    folder = importlib.resources.files("vlmlab.data.corpora").joinpath("openclipart")
+    sizes = [len(folder.joinpath(name).read_bytes()) for name in ("pictures.tar", "pairs.jsonl")]
+    assert sum(sizes) <= 12_000_000
+    assert "public domain" in folder.joinpath("PROVENANCE.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_every_picture_is_the_one_that_its_record_names(split):
+    drawings = source(split)
+    for index, record in enumerate(drawings.records):
+        data = drawings.pair(index).picture.source
+        assert hashlib.sha256(data).hexdigest() == record["sha256"]
+        assert "publicdomain" in record["licence"].lower()
+        if index % 50 == 0:
+            assert PIL.Image.open(io.BytesIO(data)).size == (record["width"], record["height"])
+
+
+def test_no_held_out_title_or_group_is_trained_on():
+    train = source("train").records
+    words = {frozenset(map(openclipart.folded, r["title"].split())) for r in train}
+    groups, heads = {r["group"] for r in train}, {r["head"] for r in train}
+    for record in source("test").records + source("validation").records:
+        assert frozenset(map(openclipart.folded, record["title"].split())) not in words, record["title"]
+        assert record["group"] not in groups
+        assert record["head"] in heads and record["head_in_train"]
+
+
+def test_a_sample_as_a_conversation_and_as_a_document():
+    chat, document = source("test")[3], source("test", chat=False, question="Title:")[3]
+    assert [m.role for m in chat.messages] == ["user", "assistant"]
+    assert [m.role for m in document.messages] == ["text", "continuation"]
+    assert document.messages[1].parts == (" " + chat.messages[1].parts[0],)
+    assert isinstance(document.messages[0].parts[0], Picture) and document.messages[0].parts[1] == "Title:"
+
+
+def test_past_the_end():
+    with pytest.raises(IndexError):
+        source("test").pair(330)
