@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from model import tiny
 
+from model import tiny
 from vlmlab.batch import IGNORE, Batch
 from vlmlab.train.objectives.align import Align, Config
 
