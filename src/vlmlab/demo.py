@@ -259,5 +259,5 @@ def _tell_end(folder: Path, steps: Steps) -> None:
     for name, what in ((PAGE, "what it answers"), (SAMPLES, "what it was shown"), (PICTURE, "how the loss fell")):
         steps.console.print(f"  {quoted(str(folder / name)):28} {what}")
     steps.console.print(
-        "Then: vlmlab ask PICTURE 'What is this?', vlmlab chat, vlmlab export " + quoted(f"{folder} OUT")
+        'Then: vlmlab complete "<image>Title:" PICTURE, vlmlab export ' + quoted(f"{folder} OUT")
     )
