@@ -9,11 +9,12 @@ from rich.console import Console
 
 from train import tiny
 from train.test_loop import train
-from vlmlab.batch import IGNORE
+from vlmlab.batch import IGNORE, Batch
 from vlmlab.data.sources import Pair
 from vlmlab.evaluate.bootstrap import ratio
-from vlmlab.evaluate.likelihood import cut, likelihoods
+from vlmlab.evaluate.likelihood import Reply, cut, likelihoods
 from vlmlab.evaluate.ten_way import losses, questions, table, ten_way
+from vlmlab.train.prepare import Prepared
 from vlmlab.train.recipe import Score
 
 SCORE = Score(candidates=10, resamples=500)
@@ -84,14 +85,31 @@ def test_likelihoods_are_those_of_whole_documents():
     for at, (prompt, _) in enumerate(parts):
         for number, reply in enumerate(replies[at]):
             tokens = torch.cat([prompt.tokens, reply.tokens])[None]
-            batch = type(tiny.process(tiny.Colours()[0]))(
-                tokens, torch.ones_like(tokens), torch.arange(tokens.shape[1])[None], None, prompt.images
-            )
+            batch = Batch(tokens, torch.ones_like(tokens), torch.arange(tokens.shape[1])[None], None, prompt.images)
             with torch.no_grad():
-                logs = model(batch)[0, len(prompt.tokens) :].log_softmax(-1)
-            kept = reply.targets != IGNORE
-            whole = logs[kept].gather(1, reply.targets[kept][:, None]).sum()
+                logs = model(batch)[0, len(prompt.tokens) - 1 : -1].log_softmax(-1)
+            whole = logs.gather(1, reply.tokens[:, None])[reply.counts].sum()
             assert found[at][number] == pytest.approx(float(whole), abs=1e-4)
+
+
+def test_an_answer_right_behind_its_picture():
+    """A document's picture may stand right before what is learned: the prompt then ends in image tokens."""
+    model = tiny.model()
+    tokens = torch.tensor([tiny.START, tiny.IMAGE, tiny.IMAGE, 10])
+    targets = torch.tensor([IGNORE, IGNORE, 10, 21])
+    images = tiny.process(tiny.Colours()[0]).images
+    prompt, reply = cut(Prepared(tokens, targets, images))
+    assert prompt.tokens.tolist() == tokens[:3].tolist() and reply.tokens.tolist() == [10, 21] and reply.learned == 2
+    short = Reply(torch.tensor([30]), torch.tensor([True]))
+    found = likelihoods(model, [prompt], [[reply, short]])[0]
+    whole = torch.tensor([[*prompt.tokens.tolist(), 10]])
+    batch = Batch(whole, torch.ones_like(whole), torch.arange(4)[None], None, images)
+    with torch.no_grad():
+        logs = model(batch)[0, 2:].log_softmax(-1)
+    assert found[0] == pytest.approx(float(logs[0, 10] + logs[1, 21]), abs=1e-4)
+    assert found[1] == pytest.approx(float(logs[0, 30]), abs=1e-4)
+    with pytest.raises(ValueError, match="no answer"):
+        cut(Prepared(tokens, torch.full((4,), IGNORE)))
 
 
 def test_losses_of_a_few(seeing):
