@@ -85,7 +85,9 @@ class Beam(Decoding):
         """One step of one request: (beam continued, token) of each live continuation, best first."""
         # Enough candidates that `beams` of them go on even if the best of every beam end here.
         values, indices = scores.flatten().topk(min(3 * self.beams, scores.numel()))
-        live, chosen, width = [], [], scores.shape[1]
+        live: list[tuple[float, list[int]]] = []
+        chosen: list[tuple[int, int]] = []
+        width = scores.shape[1]
         for rank, (score, index) in enumerate(zip(values.tolist(), indices.tolist(), strict=True)):
             beam, token = divmod(index, width)
             tokens = [*search.live[beam][1], token]
@@ -98,7 +100,7 @@ class Beam(Decoding):
         search.finished = sorted(search.finished, key=lambda f: -f[0])[: self.beams]
         search.live = live
         full = len(search.finished) == self.beams
-        hope = live and live[0][0] / len(live[0][1]) ** self.length_penalty
+        hope = live[0][0] / len(live[0][1]) ** self.length_penalty if live else -torch.inf
         search.over = not live or (full and hope <= search.finished[-1][0])
         return chosen
 
