@@ -258,6 +258,4 @@ def _tell_end(folder: Path, steps: Steps) -> None:
     steps.console.print(f"\n[bold]Done in {took // 60:.0f} min {took % 60:.0f} s.[/] Open these in a browser:")
     for name, what in ((PAGE, "what it answers"), (SAMPLES, "what it was shown"), (PICTURE, "how the loss fell")):
         steps.console.print(f"  {quoted(str(folder / name)):28} {what}")
-    steps.console.print(
-        'Then: vlmlab complete "<image>Title:" PICTURE, vlmlab export ' + quoted(f"{folder} OUT")
-    )
+    steps.console.print('Then: vlmlab complete "<image>Title:" PICTURE, vlmlab export ' + quoted(f"{folder} OUT"))

@@ -195,4 +195,4 @@ def _held_back(text: str, stop: Sequence[str]) -> int:
 
 def _fingerprint(patches: Float[Tensor, "p c"], size: Int[Tensor, " 2"]) -> bytes:
     numbers = patches.contiguous().view(torch.uint8).cpu().numpy()
-    return hashlib.blake2b(memoryview(numbers), key=str(size.tolist()).encode()).digest()
+    return hashlib.blake2b(numbers.data, key=str(size.tolist()).encode()).digest()
