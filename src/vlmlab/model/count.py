@@ -5,6 +5,7 @@ and what its matrix products and attention would do is counted. So a new plug-in
 """
 
 import dataclasses
+import os
 import time
 import weakref
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -226,7 +227,7 @@ class Meter(TorchDispatchMode):
         self._parts, self._counting, self._attention = ["language"], True, _Attention(self, real)
         self._handles: list[Any] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Meter":
         """Begin to count."""
         owners: list[tuple[str, nn.Module]] = [(name, self._model.get_submodule(name)) for name in PARTS]
         for name, module in [*owners, *(("language", layer) for layer in self._model.language.layers)]:
@@ -313,7 +314,7 @@ def timed(device: torch.device) -> Iterator[list[float]]:
 
 @contextmanager
 def peak(device: torch.device) -> Iterator[list[int]]:
-    """The bytes that its block took at most over what was held before: CUDA's own count, or the process's (Linux)."""
+    """The bytes its block took at most over what was held before: CUDA's own count, or the process's (on Linux)."""
     taken = [0]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -322,7 +323,7 @@ def peak(device: torch.device) -> Iterator[list[int]]:
         taken[0] = torch.cuda.max_memory_allocated(device) - before
         return
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not status.exists():
+    if not os.access(reset, os.W_OK):  # not Linux: nothing is measured, 0 is said
         yield taken
         return
     reset.write_text("5")  # forget the highest mark
