@@ -123,7 +123,7 @@ def _overview_of_data() -> str:
     listed = "\n".join(lines)
     return (
         f"usage: vlmlab data [-h] {{{','.join(DATA)}}} ...\n\nList and fetch corpora.\n\n{listed}\n\n"
-        "Examples:\n  vlmlab data list\n  vlmlab data get openclipart"
+        "Examples:\n  vlmlab data list\n  vlmlab data get emoji"
     )
 
 

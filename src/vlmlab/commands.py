@@ -294,7 +294,7 @@ def data_get(name: Annotated[Positional[str], arg(metavar="NAME")], cache: Path 
     """Fetch a corpus through the package client it comes with, and check it.
 
     Examples:
-      vlmlab data get openclipart
+      vlmlab data get emoji
 
     Args:
         name: The corpus; vlmlab data list names them.
@@ -312,7 +312,7 @@ def demo(
 ) -> None:
     """Train a small model that sees, on real pictures, and show what it learned: about ten minutes on two cores.
 
-    Gets two pretrained backbones, joins them with Idefics2's connector, trains that on drawings and their titles,
+    Gets two pretrained backbones, joins them with Idefics2's connector, trains that on emoji and their names,
     scores it on held-out ones before and after, and asks it about some. A demo that was stopped goes on.
 
     Examples:

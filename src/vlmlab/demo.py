@@ -112,7 +112,7 @@ def demo(folder: Path, overrides: Sequence[str] = (), fresh: bool = False) -> No
     assert held is not None
     with steps.step("Show what it will read"):
         write_samples(made, folder / SAMPLES, 8, origin)
-        steps.say(f"{len(made.source)} drawings with titles to learn from, {len(held)} held out: {folder / SAMPLES}")
+        steps.say(f"{len(made.source)} pictures with titles to learn from, {len(held)} held out: {folder / SAMPLES}")
     with steps.step("Score it untrained"):
         before = _score_before(folder) or dataclasses.replace(score(made, held), choices=())
         _write_json(folder / SCORES, origin, {"before": component.plain(before)})

@@ -79,9 +79,9 @@ def test_get_fetches_once(root, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_fetched_is_said(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no corpus 'cats'; known: openclipart, tuxpaint-stamps, gimp-help"):
+    with pytest.raises(ValueError, match="no corpus 'cats'; known: emoji, tuxpaint-stamps, gimp-help"):
         get.get("cats", tmp_path)
-    assert "nothing to fetch" in get.get("openclipart", tmp_path)
+    assert "nothing to fetch" in get.get("emoji", tmp_path)
     monkeypatch.setattr(get.shutil, "which", lambda tool: None)
     with pytest.raises(ValueError, match="comes through apt-get, which is not on this system"):
         get.get("gimp-help", tmp_path)

@@ -27,7 +27,7 @@ def test_the_resolved_recipe_is_the_recipe(tmp_path):
         ("stage.lr_factors.head=2", "lr_factors names 'head'"),
         ("stage.lr=-1", "lr must not be negative"),
         ("stage.schedule=cosin", "stage.schedule = 'cosin' is not one of"),
-        ("data.name=openclipartt", "no sources plug-in called 'openclipartt'"),
+        ("data.name=emojit", "no sources plug-in called 'emojit'"),
         ("start.model=somewhere", "`tokenizer` is for random weights"),
         ("start.vision=nano", "two backbones are needed"),
         ("seed=-1", "seed must be between"),

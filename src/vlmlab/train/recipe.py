@@ -126,14 +126,10 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. With `start.model`, that folder brings `model` and may bring `processor`.
-
-    `before` is a stage of its own ahead of `stage`, with checkpoints and metrics in the run's folder `before`.
-    """
+    """A whole recipe. With `start.model`, that folder brings `model` and may bring `processor`."""
 
     data: SourceConfig
     stage: Stage
-    before: Stage | None = None
     seed: int = 0
     start: Start = dataclasses.field(default_factory=Start)
     model: VLMConfig | None = None

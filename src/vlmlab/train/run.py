@@ -29,7 +29,6 @@ from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe, Start
 
 MODEL = "model"
-BEFORE = "before"
 NANO = "nano"
 
 
@@ -81,11 +80,6 @@ def train(run: Run, folder: Path, origin: Origin, resume: bool = False, watch: W
     recipe = run.recipe
     every = 0 if recipe.score is None else recipe.score.every
     samples = run.preparer()
-    if recipe.before is not None and not (resume and checkpoint.latest(folder)):
-        first = run.preparer()
-        (folder / BEFORE).mkdir(exist_ok=True)
-        fit(run.model, first, recipe.before, recipe.seed, folder / BEFORE, origin, resume=resume)
-        samples.kept, samples.held = first.kept, first.held
     fit(run.model, samples, recipe.stage, recipe.seed, folder, origin, watch, every, resume)
     save(run.model, run.processor, folder / MODEL, {"made_by": origin.plain()})
 
@@ -94,7 +88,7 @@ def begin(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run's folder and write the resolved recipe, or check that a run to resume is of the same recipe."""
     held, text = folder / RESOLVED, recipe.text()
     body = held.read_text(encoding="utf-8") if held.is_file() else ""
-    before = checkpoint.latest(folder) or checkpoint.latest(folder / BEFORE)
+    before = checkpoint.latest(folder)
     if resume and before is None:
         raise ValueError(f"{folder} holds no checkpoint to resume from; leave --resume out to start")
     if resume and _without_comments(body) != text:

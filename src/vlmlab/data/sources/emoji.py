@@ -1,8 +1,8 @@
-"""The embedded corpus: 2,691 public-domain drawings of the Open Clip Art Library with their titles.
+"""The embedded corpus: 3,992 pictures of emoji, of three freely licensed sets, with their names.
 
-It ships in the package (`vlmlab/data/corpora/openclipart`, with its provenance), split by title and by picture:
-no held-out title, nor the same words in another order, nor a near-copy of a held-out picture, is in the training split.
-What is held out is new titles of things that training has seen.
+It ships in the package (`vlmlab/data/corpora/emoji`, with its provenance), split by title and by picture: no held-out
+title, nor the same words in another order, nor a near-copy of a held-out picture, is in the training split. What is
+held out is new titles of things that training has seen.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Config(SourceConfig):
     chat: bool = True
 
 
-class Drawings(PairSource):
+class Emoji(PairSource):
     """One split of the corpus. Pictures are read from the archive one by one, when asked for."""
 
     def __init__(self, config: Config) -> None:
@@ -43,7 +43,7 @@ class Drawings(PairSource):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        """The drawing with the question, and its title behind them."""
+        """The picture with the question, and its title behind them."""
         pair = self.pair(index)
         question = (pair.picture, self.config.question) if self.config.question else (pair.picture,)
         if not self.config.chat:
@@ -51,15 +51,15 @@ class Drawings(PairSource):
         return Sample((Message("user", question), Message("assistant", (pair.title,))))
 
     def pair(self, index: int) -> Pair:
-        """The drawing, its title and its category. Raises IndexError past the end."""
+        """The picture, its title and its category. Raises IndexError past the end."""
         if not 0 <= index < len(self.records):
             raise IndexError(index)
         record = self.records[index]
-        with _folder().joinpath("pictures.tar").open("rb") as archive:
+        with _folder().joinpath("pictures.zip").open("rb") as archive:
             archive.seek(record["offset"])
             data = archive.read(record["bytes"])
         words = frozenset(folded(word) for word in record["title"].split() if word not in COMMON)
-        return Pair(Picture(data, f"openclipart/{record['file']}"), record["title"], record["category"], words)
+        return Pair(Picture(data, f"emoji/{record['file']}"), record["title"], record["category"], words)
 
 
 COMMON = frozenset(
@@ -76,7 +76,7 @@ def folded(word: str) -> str:
 
 
 def _folder() -> Traversable:
-    return importlib.resources.files("vlmlab.data.corpora").joinpath("openclipart")
+    return importlib.resources.files("vlmlab.data.corpora").joinpath("emoji")
 
 
 @functools.cache
@@ -89,4 +89,4 @@ def _records() -> tuple[dict[str, Any], ...]:
     return tuple(lines())
 
 
-PLUGIN = Drawings
+PLUGIN = Emoji
