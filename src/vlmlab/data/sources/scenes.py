@@ -1,0 +1,127 @@
+"""Scenes with exact graphs, and questions answered by rule: colour, shape, count, relation, comparison, existence.
+
+Endless and seeded. What is in a picture is known before it is drawn (`truth`); of the questions that are answered yes
+or no, half are answered no. See vlmlab/data/made/.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from PIL import Image, ImageDraw
+
+from vlmlab.data.made import MadeConfig, MadeSource, Question
+from vlmlab.data.made.asking import Kind, ask
+from vlmlab.data.made.graph import Scene, Thing, scene
+
+_FINE = 3  # drawn this many times as large and reduced, for smooth edges
+
+Outline = list[tuple[float, float]]
+"""Corners of a shape within the circle of radius 1 around (0, 0), y downwards."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(MadeConfig):
+    """`side` of the square pictures, in pixels; `things`, the most that one shows; `questions` asked about each.
+
+    `kinds` are the kinds of questions that are asked, all equally often where the scene allows.
+    """
+
+    side: int = 224
+    things: int = 8
+    questions: int = 1
+    kinds: tuple[Kind, ...] = ("colour", "shape", "count", "relation", "comparison", "existence")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, least, most in (("side", 32, 4096), ("things", 1, 20), ("questions", 1, 20)):
+            value = {"side": self.side, "things": self.things, "questions": self.questions}[key]
+            if not least <= value <= most:
+                raise ValueError(f"{key} = {value} should be {least} to {most}")
+        if not self.kinds:
+            raise ValueError("kinds is empty: name one at least, such as count")
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """A scene and what is asked about it."""
+
+    scene: Scene
+    questions: tuple[Question, ...]
+
+
+class Scenes(MadeSource[Truth]):
+    """Coloured shapes on a plain ground, with questions about them."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.config = config
+
+    def truth(self, index: int) -> Truth:
+        """The scene's graph, and its questions with their answers. Raises IndexError past the end."""
+        generator = self.generator(index)
+        graph = scene(generator, self.config.things)
+        return Truth(graph, ask(graph, self.config.kinds, self.config.questions, generator))
+
+    def questions(self, truth: Truth) -> Sequence[Question]:
+        """Its questions."""
+        return truth.questions
+
+    def draw(self, truth: Truth) -> Image.Image:
+        """The picture, `side` pixels square."""
+        side = self.config.side * _FINE
+        image = Image.new("RGB", (side, side), truth.scene.background)
+        pen = ImageDraw.Draw(image)
+        for thing in truth.scene.things:
+            pen.polygon([(x * side, y * side) for x, y in _placed(thing)], fill=thing.fill)
+        return image.reduce(_FINE)
+
+
+def _placed(thing: Thing) -> Outline:
+    """The corners of a thing, as shares of the picture's side."""
+    turned = math.radians(thing.angle)
+    cosine, sine = math.cos(turned) * thing.radius, math.sin(turned) * thing.radius
+    corners = _OUTLINES[thing.shape]()
+    return [(thing.x + x * cosine - y * sine, thing.y + x * sine + y * cosine) for x, y in corners]
+
+
+def _regular(count: int, start: float = -90.0) -> Outline:
+    angles = [math.radians(start + 360 * n / count) for n in range(count)]
+    return [(math.cos(a), math.sin(a)) for a in angles]
+
+
+def _star() -> Outline:
+    return [(x * far, y * far) for n, (x, y) in enumerate(_regular(10)) for far in [0.42 if n % 2 else 1.0]]
+
+
+def _heart() -> Outline:
+    angles = [math.radians(6 * n) for n in range(60)]
+    curve = [
+        (16 * math.sin(a) ** 3, -13 * math.cos(a) + 5 * math.cos(2 * a) + 2 * math.cos(3 * a) + math.cos(4 * a))
+        for a in angles
+    ]
+    return [(x / 17.5, (y - 2.5) / 17.5) for x, y in curve]
+
+
+def _cross() -> Outline:
+    near, far = 0.3, 0.95
+    quarter = [(near, -far), (near, -near), (far, -near)]
+    corners = []
+    for _ in range(4):
+        corners += quarter
+        quarter = [(-y, x) for x, y in quarter]
+    return corners
+
+
+_OUTLINES: dict[str, Callable[[], Outline]] = {
+    "circle": lambda: _regular(60),
+    "square": lambda: _regular(4, -45.0),
+    "triangle": lambda: _regular(3),
+    "star": _star,
+    "heart": _heart,
+    "cross": _cross,
+    "diamond": lambda: [(0.0, -1.0), (0.6, 0.0), (0.0, 1.0), (-0.6, 0.0)],
+}
+
+
+PLUGIN = Scenes
