@@ -160,9 +160,10 @@ def score(made: Run, held: Preparer) -> ten_way.TenWay:
     """The ten-way score of a run's model on its held-out pictures."""
     assert made.recipe.score is not None and isinstance(held.source, PairSource)
     pictures = made.recipe.score.pictures or len(held)
+    others = made.preparer()
     with Meter("pictures", min(pictures, len(held))) as meter:
         return ten_way.ten_way(
-            made.model, made.process, held.source, made.recipe.score, made.recipe.seed, held, meter.advance
+            made.model, made.process, held.source, made.recipe.score, made.recipe.seed, held, others, meter.advance
         )
 
 
@@ -258,4 +259,4 @@ def _tell_end(folder: Path, steps: Steps) -> None:
     steps.console.print(f"\n[bold]Done in {took // 60:.0f} min {took % 60:.0f} s.[/] Open these in a browser:")
     for name, what in ((PAGE, "what it answers"), (SAMPLES, "what it was shown"), (PICTURE, "how the loss fell")):
         steps.console.print(f"  {quoted(str(folder / name)):28} {what}")
-    steps.console.print('Then: vlmlab complete "<image>Title:" PICTURE, vlmlab export ' + quoted(f"{folder} OUT"))
+    steps.console.print('Then: vlmlab complete "<image>" PICTURE, vlmlab export ' + quoted(f"{folder} OUT"))

@@ -6,7 +6,7 @@ import torch
 from model.tiny import CONNECTOR, GRID, far, pictures, scramble, tables
 from vlmlab.batch import Images
 from vlmlab.component import parse, plugins
-from vlmlab.model.connectors import Connector, ConnectorConfig
+from vlmlab.model.connectors import Connector, ConnectorConfig, perceiver
 
 VISION_WIDTH, LANGUAGE_WIDTH = 24, 32
 FIXED = {"linear"}
@@ -92,3 +92,19 @@ def test_one_grid_only_names_the_grid() -> None:
     images = pictures([(4, 3)])
     with pytest.raises(ValueError, match="4 x 3"):
         model(torch.randn(12, VISION_WIDTH), images)
+
+
+@pytest.mark.parametrize("init", ["reference", "unit"])
+def test_the_perceiver_starts_at_the_scale_it_was_given(init: str) -> None:
+    """The root mean square of the first visual tokens is `scale`; `unit` keeps the variance through each product."""
+    torch.manual_seed(0)
+    shape = {"latents": 8, "depth": 2, "projection_inner": 96, "heads": 2, "kv_heads": 1, "head_width": 32}
+    made = parse(ConnectorConfig, {"name": "perceiver", **shape, "init": init, "scale": 0.25}).build(48, 64)
+    assert isinstance(made, perceiver.Perceiver)
+    images = Images(torch.zeros(12, 0), torch.tensor([[3, 4]]))
+    with torch.no_grad():
+        visual = made(torch.randn(12, 48), images)
+    torch.testing.assert_close(visual.pow(2).mean(1).sqrt(), torch.full((8,), 0.25), rtol=1e-3, atol=0)
+    spread = made.projection.gate.weight.std().item()
+    assert spread == pytest.approx(48**-0.5 if init == "unit" else (0.4 / 64) ** 0.5, rel=0.1)
+    assert made.latents.std().item() == pytest.approx(1.0 if init == "unit" else 64**-0.5, rel=0.15)

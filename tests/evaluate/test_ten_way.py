@@ -1,6 +1,8 @@
 """The ten-way score: what it computes, and that it tells a model that sees from one that does not."""
 
 import io
+import math
+import random
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from vlmlab.batch import IGNORE, Batch
 from vlmlab.data.sources import Pair
 from vlmlab.evaluate.bootstrap import ratio
 from vlmlab.evaluate.likelihood import Reply, cut, likelihoods
-from vlmlab.evaluate.ten_way import losses, questions, table, ten_way
+from vlmlab.evaluate.ten_way import Choice, first_is_best, losses, questions, table, ten_way
 from vlmlab.train.prepare import Prepared
 from vlmlab.train.recipe import Score
 
@@ -32,8 +34,8 @@ def blinded(model):
 
 
 def test_a_model_that_sees_scores_one(seeing):
-    result = ten_way(seeing, tiny.process, tiny.Colours(120), SCORE)
-    assert result.accuracy.value == result.accuracy.low == 1.0
+    result = ten_way(seeing, tiny.process, tiny.Colours(120), SCORE, others=tiny.preparer(seeing))
+    assert result.accuracy.value == result.accuracy.low == result.likeliest.value == 1.0
     assert result.text_only.value < 0.3
     assert result.gain.low > 0.5
     assert result.gap.low > 0.3 and result.right < 0.2 < result.shuffled
@@ -45,7 +47,25 @@ def test_a_model_that_sees_scores_one(seeing):
     console.print(table({"before": result, "after": result}))
     shown = console.export_text()
     assert "right title" in shown and "100.0% [100.0, 100.0]" in shown and "120 held-out pictures, 10 titles" in shown
-    assert max(map(len, shown.splitlines())) <= 80 and len(shown.splitlines()) == 7
+    assert max(map(len, shown.splitlines())) <= 80 and len(shown.splitlines()) == 8
+
+
+def test_the_title_chosen_is_the_one_that_the_picture_raises():
+    choice = Choice(0, ("a rare thing", "a dog"), seen=(-9.0, -4.0), expected=(-12.0, -4.5), blind=(-11.0, -3.0))
+    assert choice.raised == (3.0, 0.5) and choice.right and not first_is_best(choice.seen)
+    assert choice.probabilities[0] == pytest.approx(1 / (1 + math.exp(-2.5)))
+
+
+def test_expected_likelihoods_are_means_over_other_pictures(seeing):
+    others = tiny.preparer(seeing)
+    result = ten_way(seeing, tiny.process, tiny.Colours(24), Score(resamples=10, pictures=4, others=3), others=others)
+    drawn = [cut(sample)[0] for sample in others.get(random.Random(0).sample(range(len(others)), 3))]
+    choice = result.choices[0]
+    reply = cut(tiny.preparer(seeing, frozen=False).get([choice.index])[0])[1]
+    alone = [likelihoods(seeing, [prompt], [[reply]])[0][0] for prompt in drawn]
+    assert choice.expected[0] == pytest.approx(sum(alone) / 3, abs=1e-4)
+    without = ten_way(seeing, tiny.process, tiny.Colours(24), Score(resamples=10, pictures=4))
+    assert without.accuracy == without.likeliest and set(without.choices[0].expected) == {0.0}
 
 
 def test_a_blind_model_is_near_chance():

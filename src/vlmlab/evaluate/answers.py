@@ -63,7 +63,8 @@ def _scores(before: TenWay, after: TenWay) -> str:
             f"right title among {after.candidates}, {after.pictures} pictures",
             [f"{r.accuracy.value:.1%}" for r in (before, after)],
         ),
-        ("the same without the picture", [f"{r.text_only.value:.1%}" for r in (before, after)]),
+        ("the same by plain likelihood", [f"{r.likeliest.value:.1%}" for r in (before, after)]),
+        ("by plain likelihood without the picture", [f"{r.text_only.value:.1%}" for r in (before, after)]),
         ("loss with the right picture, nats per token", [f"{r.right:.2f}" for r in (before, after)]),
         ("loss with another picture", [f"{r.shuffled:.2f}" for r in (before, after)]),
     ]

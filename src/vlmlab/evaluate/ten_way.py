@@ -1,7 +1,9 @@
 """Which of ten titles belongs to a picture: one true, nine of other held-out pictures of the same category.
 
-A model that cannot see chooses at chance, or by how plausible titles are in general: the text-only score beside it. The
-loss on the same titles with another picture shows the same in nats.
+The title chosen is the one that the picture speaks for: whose likelihood it raises most above what the title has with
+other pictures. Plain likelihood asks as much how common a title's words are (Holtzman et al., "Surface Form
+Competition", 2021); that score stands beside it, and so does the one without any picture, which is what a model that
+cannot see could reach. The loss on the same titles with another picture shows the same in nats.
 """
 
 import dataclasses
@@ -22,32 +24,50 @@ from vlmlab.train.recipe import Score
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One picture's choice: its titles (the true one first), the probability of each, and what was chosen."""
+    """One picture's choice: its titles (the true one first), and for each the log-likelihood in nats.
+
+    `seen` is that with the picture, `expected` the mean over other pictures (zeros: not asked), `blind` without one.
+    """
 
     index: int
     titles: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    text_only: tuple[float, ...]
+    seen: tuple[float, ...]
+    expected: tuple[float, ...]
+    blind: tuple[float, ...]
+
+    @property
+    def raised(self) -> tuple[float, ...]:
+        """How much the picture raises each title's log-likelihood."""
+        return tuple(own - usual for own, usual in zip(self.seen, self.expected, strict=True))
+
+    @property
+    def probabilities(self) -> tuple[float, ...]:
+        """The share of each title, were all ten as likely before the picture was seen."""
+        return tuple(torch.tensor(self.raised, dtype=torch.float64).softmax(0).tolist())
 
     @property
     def right(self) -> bool:
-        """Whether the true title was chosen."""
-        return max(range(len(self.titles)), key=self.probabilities.__getitem__) == 0
+        """Whether the picture speaks most for the true title."""
+        return first_is_best(self.raised)
 
-    @property
-    def right_blind(self) -> bool:
-        """Whether the true title was chosen without the picture."""
-        return max(range(len(self.titles)), key=self.text_only.__getitem__) == 0
+
+def first_is_best(scores: Sequence[float]) -> bool:
+    """Whether the first score is the highest."""
+    return max(range(len(scores)), key=scores.__getitem__) == 0
 
 
 @dataclasses.dataclass(frozen=True)
 class TenWay:
-    """The score. Losses are in nats per token of the true titles; `gap` is how much a shuffled picture loses."""
+    """The score. `likeliest` is by plain likelihood, `text_only` that without the picture, `gain` accuracy over it.
+
+    Losses are in nats per token of the true titles; `gap` is how much a shuffled picture loses.
+    """
 
     pictures: int
     left_out: int
     candidates: int
     accuracy: Estimate
+    likeliest: Estimate
     text_only: Estimate
     gain: Estimate
     right: float
@@ -103,11 +123,14 @@ def ten_way(
     score: Score,
     seed: int = 0,
     samples: Preparer | None = None,
+    others: Preparer | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> TenWay:
     """Score a model on a source of titled pictures. `process` turns a sample into a batch of one row with targets.
 
-    `samples` are those already prepared of the same source; `advance` is told how many pictures are done.
+    `samples` are those already prepared of the same source. `others` are those with which titles' likelihoods are
+    expected, `score.others` of them: the training pictures (without, the choice is by plain likelihood). `advance` is
+    told how many pictures are done.
     """
     asked, left_out = questions(source, score.candidates, score.pictures, seed)
     own = samples or Preparer(model, process, source, frozen=True)
@@ -117,15 +140,26 @@ def ten_way(
         for index in {i for q in asked for i in q.candidates} - parts.keys():
             parts[index] = cut(own.read(index))
         seen, swapped = _with_pictures(model, asked, parts, advance)
-        blind = _text_only(model, process, source, asked, parts)
+        needed = sorted({index for q in asked for index in q.candidates})
+        blind = _of_titles(model, [_without_picture(process, source[asked[0].index])], parts, needed)
+        usual = {index: 0.0 for index in needed}
+        if others is not None and score.others:
+            drawn = random.Random(seed).sample(range(len(others)), min(score.others, len(others)))
+            usual = _of_titles(model, [cut(sample)[0] for sample in others.get(drawn)], parts, needed)
     finally:
         if samples is None:
             own.close()
     choices = tuple(
-        Choice(q.index, tuple(source.pair(i).title for i in q.candidates), _shares(s), _shares(b))
-        for q, s, b in zip(asked, seen, blind, strict=True)
+        Choice(
+            question.index,
+            tuple(source.pair(i).title for i in question.candidates),
+            tuple(scores),
+            tuple(usual[i] for i in question.candidates),
+            tuple(blind[i] for i in question.candidates),
+        )
+        for question, scores in zip(asked, seen, strict=True)
     )
-    hits, hits_blind = [float(c.right) for c in choices], [float(c.right_blind) for c in choices]
+    hits, hits_blind = [float(c.right) for c in choices], [float(first_is_best(c.blind)) for c in choices]
     lengths = [float(parts[q.index][1].learned) for q in asked]
     right = [-scores[0] for scores in seen]
     lost = [shuffled - own_loss for shuffled, own_loss in zip(swapped, right, strict=True)]
@@ -138,6 +172,7 @@ def ten_way(
         left_out=left_out,
         candidates=score.candidates,
         accuracy=estimate(hits),
+        likeliest=estimate([float(first_is_best(c.seen)) for c in choices]),
         text_only=estimate(hits_blind),
         gain=estimate([a - b for a, b in zip(hits, hits_blind, strict=True)]),
         right=sum(right) / sum(lengths),
@@ -187,31 +222,30 @@ def _with_pictures(
     return seen, [swapped[q.index] for q in asked]
 
 
-def _text_only(
-    model: VLM,
-    process: Callable[[Sample], Batch],
-    source: PairSource,
-    asked: Sequence[Question],
-    parts: dict[int, tuple[Prompt, Reply]],
-) -> list[list[float]]:
-    """Scores of the same titles after the same words without a picture: one prompt for all, each title once."""
-    sample = source[asked[0].index]
-    words = Sample(
-        tuple(Message(m.role, tuple(p for p in m.parts if not isinstance(p, Picture))) for m in sample.messages)
-    )
-    batch = process(words)
+def _of_titles(
+    model: VLM, prompts: Sequence[Prompt], parts: dict[int, tuple[Prompt, Reply]], needed: Sequence[int]
+) -> dict[int, float]:
+    """The mean over some prompts of each needed title's log-likelihood; titles that read alike are computed once."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index in needed:
+        alike.setdefault(tuple(parts[index][1].tokens.tolist()), []).append(index)
+    groups = list(alike.values())
+    found: dict[int, float] = {}
+    for start in range(0, len(groups), 64):
+        some = groups[start : start + 64]
+        replies = [parts[indices[0]][1] for indices in some]
+        scores = likelihoods(model, prompts, [replies] * len(prompts), together=1)
+        for indices, values in zip(some, zip(*scores, strict=True), strict=True):
+            found |= dict.fromkeys(indices, sum(values) / len(values))
+    return found
+
+
+def _without_picture(process: Callable[[Sample], Batch], sample: Sample) -> Prompt:
+    """The words around a sample's picture, without it."""
+    words = tuple(Message(m.role, tuple(p for p in m.parts if not isinstance(p, Picture))) for m in sample.messages)
+    batch = process(Sample(words))
     assert batch.targets is not None
-    prompt, _ = cut(Prepared(batch.tokens[0], batch.targets[0]))
-    needed = sorted({index for q in asked for index in q.candidates})
-    scores: dict[int, float] = {}
-    for start in range(0, len(needed), 64):
-        some = needed[start : start + 64]
-        scores |= zip(some, likelihoods(model, [prompt], [[parts[i][1] for i in some]])[0], strict=True)
-    return [[scores[i] for i in q.candidates] for q in asked]
-
-
-def _shares(scores: Sequence[float]) -> tuple[float, ...]:
-    return tuple(torch.tensor(scores, dtype=torch.float64).softmax(0).tolist())
+    return cut(Prepared(batch.tokens[0], batch.targets[0]))[0]
 
 
 def table(results: dict[str, TenWay]) -> Table:
@@ -230,7 +264,8 @@ def table(results: dict[str, TenWay]) -> Table:
         shown.add_row(name, *(told(result) for result in results.values()))
 
     row("right title", lambda r: share(r.accuracy))
-    row("  without the picture", lambda r: share(r.text_only))
+    row("  by plain likelihood", lambda r: share(r.likeliest))
+    row("  the same without the picture", lambda r: share(r.text_only))
     row("loss, nats per token", lambda r: f"{r.right:.3f}")
     row("  with another picture", lambda r: f"{r.shuffled:.3f}")
     row("  difference", lambda r: f"{r.gap.value:+.3f} [{r.gap.low:+.3f}, {r.gap.high:+.3f}]")

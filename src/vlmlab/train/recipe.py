@@ -105,21 +105,30 @@ class Stage:
 class Score:
     """What is measured on the held-out samples of a source of titled pictures.
 
-    Each of `pictures` (0: all) of `split` chooses its title among `candidates` of the same category; `resamples` is
-    that of the bootstrap. Every `every` steps (0: never) the losses of `watched` pictures of `watched_split`, with
+    Each of `pictures` (0: all) of `split` chooses its title among `candidates` of the same category, against what the
+    titles' likelihoods are with `others` training pictures (0: by plain likelihood); `resamples` is that of the
+    bootstrap. Every `every` steps (0: never) the losses of `watched` pictures of `watched_split`, with
     their own pictures and with each other's, are written to the metrics.
     """
 
     split: str = "test"
     candidates: int = 10
     pictures: int = 0
+    others: int = 16
     resamples: int = 10_000
     every: int = 0
     watched: int = 64
     watched_split: str = "validation"
 
     def __post_init__(self) -> None:
-        for name, least in (("candidates", 2), ("pictures", 0), ("resamples", 1), ("every", 0), ("watched", 2)):
+        for name, least in (
+            ("candidates", 2),
+            ("pictures", 0),
+            ("others", 0),
+            ("resamples", 1),
+            ("every", 0),
+            ("watched", 2),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
