@@ -13,6 +13,7 @@ from PIL import Image
 
 from vlmlab import component
 from vlmlab.data.made import plots, tables
+from vlmlab.data.made.lettering import missing, own_font, wrapped
 from vlmlab.data.made.tables import Column, Table
 from vlmlab.data.sources import SourceConfig
 
@@ -221,6 +222,7 @@ def test_a_folder_of_tables(tmp_path):
         ("a,b\n1,2\n3\n4,5\n", "t.csv, row 3: 1 cells under 2 names"),
         ("a,b\nx,1\nx,2\ny,3\n", "no two the same"),
         ("a,b\nx,1\ny,2\n", "three or more"),
+        ("a,b\nx,1\nÅ,2\nz,3\n", "t.csv: the font of charts has no 'Å'"),
         ("a,b\nx,q\ny,2\nz,3\n", "t.csv: no column of numbers"),
         ("a,b\nx,nan\ny,2\nz,3\n", "t.csv: no column of numbers"),
         ("a,b\nx,1\ny,2\nz,3\n", "1 columns of numbers; three are needed"),
@@ -238,9 +240,12 @@ def test_what_is_wrong_is_said(changes):
         source(**changes)
 
 
-def test_long_words_are_wrapped():
-    from vlmlab.data.made.lettering import own_font, wrapped
+def test_the_shipped_tables_can_be_written():
+    words = "".join(w for t in tables.shipped() for w in (t.title, t.key, *t.labels, *(c.heading for c in t.columns)))
+    assert missing(words, own_font(12)) == ""
 
+
+def test_long_words_are_wrapped():
     text = "a word longer or shorter " * 20 + "x" * 30 + " end"
     font = own_font(12)
     lines = wrapped(text, font, 100.0)

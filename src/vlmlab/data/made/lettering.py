@@ -7,6 +7,8 @@ from PIL import ImageFont
 
 Font: TypeAlias = ImageFont.FreeTypeFont
 
+_NOWHERE = "\uffff"  # no character, so that every font draws what it draws for characters it does not know
+
 
 @functools.lru_cache(maxsize=64)
 def own_font(size: int) -> Font:
@@ -27,6 +29,17 @@ def wrapped(text: str, font: Font, width: float) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+def missing(text: str, font: Font) -> str:
+    """The characters of `text` that a font has no picture of, each once: it would draw an empty box in their place."""
+    box = _shape(_NOWHERE, font)
+    return "".join(letter for letter in dict.fromkeys(text) if not letter.isspace() and _shape(letter, font) == box)
+
+
+def _shape(letter: str, font: Font) -> bytes:
+    drawn = font.getmask(letter)
+    return bytes(drawn) + repr(drawn.size).encode()
 
 
 def height(font: Font) -> int:

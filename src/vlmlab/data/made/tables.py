@@ -16,6 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from vlmlab.data.made.lettering import missing, own_font
+
 DIGITS = 4  # significant digits that are printed, of numbers below a thousand
 
 
@@ -92,6 +94,9 @@ def _read(path: Path) -> Table:
         if values is not None:
             said, _, unit = name.strip().removesuffix(")").partition(" (")
             columns.append(Column(said, unit, printed(values)))
+    unknown = missing("".join([path.stem, header[0], *labels, *(column.heading for column in columns)]), own_font(12))
+    if unknown:
+        raise ValueError(f"{path}: the font of charts has no {unknown!r}; write it in plain letters")
     if not columns:
         raise ValueError(f"{path}: no column of numbers")
     return Table(path.stem.replace("_", " "), header[0].strip() or "row", labels, tuple(columns))
