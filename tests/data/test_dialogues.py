@@ -66,6 +66,7 @@ def test_pictures_are_found_in_the_folder_that_the_recipe_names(tmp_path):
         (dialogue("What?", "A bus.", image=7), "picture 0 should be"),
         ({"id": "1"}, "no column 'conversations'; there are 'id'"),
         ({"conversations": [{"from": "robot", "value": "x"}]}, "turn 0 is by 'robot'"),
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, "turn 0 is by ['human']"),
         ({"conversations": ["x"]}, "turn 0 should be an object with 'from' and 'value'"),
         ({"conversations": [{"from": "gpt", "value": "x"}, {"from": "human", "value": "y"}]}, "needs a question and"),
     ],

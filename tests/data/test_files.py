@@ -121,6 +121,19 @@ def test_a_row_group_too_large_to_keep_is_read_in_pieces(tmp_path, monkeypatch):
     assert not groups.kept
 
 
+def test_a_process_forked_while_a_thread_reads_can_read_too(tmp_path):
+    path = corpora.parquet(tmp_path / "a.parquet", OBJECTS)
+    code = (
+        "import os, signal; from pathlib import Path; from vlmlab.data.files import parquet\n"
+        f"file = parquet.Parquet(Path({str(path)!r})); file.values(0)\n"
+        "parquet._GROUPS.lock.acquire(); child = os.fork()\n"
+        "if not child: signal.alarm(20); os._exit(file.values(6)['number'])\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "6", done.stdout + done.stderr
+
+
 def test_damaged_parquet_is_named(tmp_path):
     whole = corpora.parquet(tmp_path / "whole.parquet", [{"t": random.randbytes(200)} for _ in range(4)]).read_bytes()
     cut, changed = tmp_path / "cut.parquet", tmp_path / "changed.parquet"

@@ -45,7 +45,7 @@ def entry(row: Mapping[str, str]) -> Entry:
             float(row["answer_tokens"]),
             float(row["mixture_percent"]),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"sft_mixture.csv, {row.get('dataset')}: {error}") from None
 
 

@@ -18,7 +18,7 @@ def read_turns(turns: Sequence[Any], speaker: str = "from", said: str = "value")
         if not speaker:
             role, text = ("user", "assistant")[number % 2], turn
         elif isinstance(turn, Mapping) and speaker in turn and said in turn:
-            role, text = SPEAKERS.get(turn[speaker], ""), turn[said]
+            role, text = SPEAKERS.get(str(turn[speaker]), ""), turn[said]
             if not role:
                 raise ValueError(f"turn {number} is by {turn[speaker]!r}; known are {', '.join(SPEAKERS)}")
         else:

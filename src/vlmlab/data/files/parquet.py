@@ -7,6 +7,7 @@ time.
 
 import bisect
 import itertools
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,10 @@ class Groups:
             self._keep(key, table)
             return table.slice(at, 1)
 
+    def renew(self) -> None:
+        """Forget who holds the lock: in a process that was forked while another thread read, nobody would let go."""
+        self.lock = threading.Lock()
+
     def _keep(self, key: Key, table: "pyarrow.Table") -> None:
         self.kept[key] = table
         self.held += table.nbytes
@@ -93,6 +98,7 @@ class Groups:
 
 
 _GROUPS = Groups(KEPT)
+os.register_at_fork(after_in_child=_GROUPS.renew)
 
 
 def _size(file: "pyarrow.parquet.ParquetFile", columns: Sequence[str], group: int) -> int:
