@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vlmlab.hub.load import locate, read_config, read_model, read_processor
 from vlmlab.model.count import Report, count, measure
+from vlmlab.model.meta import without_memory
 from vlmlab.model.vlm import VLM, VLMConfig
 from vlmlab.processor.processor import Config as ProcessorConfig
 from vlmlab.train import recipe as recipes
@@ -40,7 +41,7 @@ def tell(what: str, overrides: Sequence[str], asked: Asked, measured: bool, devi
     Raises ValueError when it is none of these.
     """
     model, processor, folder = describe(what, overrides)
-    with torch.device("meta"):
+    with without_memory():
         built = VLM(model).to(asked.numbers)
     pieces = processor.images.build().plan(*asked.size)
     grids = [(height // processor.patch, width // processor.patch) for _, (width, height) in pieces] * asked.images
@@ -70,7 +71,7 @@ def describe(what: str, overrides: Sequence[str]) -> tuple[VLMConfig, ProcessorC
         raise ValueError(f"{what} is a model, not a recipe: its keys cannot be changed ({overrides[0]})")
     folder = locate(path) if path.is_dir() else _settings(what)
     model = read_config(folder)
-    with torch.device("meta"):
+    with without_memory():
         empty = VLM(model)
     return model, read_processor(folder, empty).config, folder
 

@@ -137,7 +137,9 @@ batch = lay(model, [[[1, picture(3, 4), 2, 3], [4, 5]], [[picture(2, 5), 6, *tex
 with torch.no_grad():
     assert far(compiled(batch), model(batch)) < {bound}
     from torch._dynamo.utils import counters
-    breaks = [reason for reason in counters["graph_break"] if "torch.compiler.disable" not in reason]
+    # The compiler stops at the plans (vlmlab.model.eager): where they are disabled, and where they are called.
+    known = ("torch.compiler.disable", "module: torch.compiler, qualname: disable")
+    breaks = [reason for reason in counters["graph_break"] if not any(some in reason for some in known)]
     assert not breaks, breaks
 if {train}:
     gradients = []

@@ -265,8 +265,8 @@ def table(results: dict[str, TenWay]) -> Table:
 
     row("right title", lambda r: share(r.accuracy))
     row("  by plain likelihood", lambda r: share(r.likeliest))
-    row("  the same without the picture", lambda r: share(r.text_only))
-    row("loss, nats per token", lambda r: f"{r.right:.3f}")
-    row("  with another picture", lambda r: f"{r.shuffled:.3f}")
-    row("  difference", lambda r: f"{r.gap.value:+.3f} [{r.gap.low:+.3f}, {r.gap.high:+.3f}]")
+    row("    without the picture", lambda r: share(r.text_only))
+    row("loss, nats per token", lambda r: f"{r.right:.2f}")
+    row("  with another picture", lambda r: f"{r.shuffled:.2f}")
+    row("  difference", lambda r: f"{r.gap.value:+.2f} [{r.gap.low:+.2f}, {r.gap.high:+.2f}]")
     return shown

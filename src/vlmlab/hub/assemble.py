@@ -17,6 +17,7 @@ from torch import Tensor
 from vlmlab.hub import configs, fill, fit, names, settings
 from vlmlab.hub.files import Weights
 from vlmlab.model.language import LanguageConfig
+from vlmlab.model.meta import without_memory
 from vlmlab.model.vision import VisionConfig
 from vlmlab.model.vlm import VLM, VLMConfig
 
@@ -63,7 +64,7 @@ def assemble(
     vision_folder, language_folder = Path(vision_folder), Path(language_folder)
     tokenizer = special_tokenizer(language_folder)
     _check_tokens(config, tokenizer, language_folder)
-    with torch.device("meta"):
+    with without_memory():
         model = VLM(config)
     load_vision(model, config.vision, vision_folder, dtype)
     load_language(model, config.language, language_folder, dtype)

@@ -15,6 +15,7 @@ import torch
 from vlmlab import component
 from vlmlab.hub import configs, files, fill, names, settings
 from vlmlab.hub.files import Weights
+from vlmlab.model.meta import without_memory
 from vlmlab.model.vlm import VLM, VLMConfig
 from vlmlab.processor.decode import Fetch
 from vlmlab.processor.processor import Config as ProcessorConfig
@@ -60,7 +61,7 @@ def read_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
     config = read_config(folder)
     native = (folder / RECIPE).is_file()
     weights = Weights(folder)
-    with torch.device("meta"):
+    with without_memory():
         model = VLM(config)
     if native:
         steps = [names.Step(name, (name,), names.MAKE["same"]) for name in weights]

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from vlmlab.model.eager import uncompiled
+
 
 @functools.cache
 def varlen() -> Callable[..., Any] | None:
@@ -92,7 +94,7 @@ class Weave(NamedTuple):
     blocks: Blocks
 
     @staticmethod
-    @torch.compiler.disable
+    @uncompiled
     def of(first: Sequence[int], second: Sequence[int]) -> "Weave":
         """How to lay `first[i]` rows of one stream and `second[i]` of another together, for every image i."""
         n = len(first)

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from vlmlab.batch import Batch, Images
 from vlmlab.model.cache import Cache
+from vlmlab.model.meta import without_memory
 from vlmlab.model.vlm import PARTS, VLM, VLMConfig
 
 NEW = ("connector", "fusion")
@@ -117,7 +118,7 @@ def describe(
     A grid is the rows and columns of whole patches of an image as the processor leaves it. `text` counts every token
     but those that stand for images. Raises ValueError for grids that the connector cannot read.
     """
-    with torch.device("meta"):
+    with without_memory():
         model = VLM(config)
     return count(model.to(dtype), grids, text, batch)
 

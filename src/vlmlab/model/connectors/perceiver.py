@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlmlab.batch import Images
 from vlmlab.model.attention import Blocks, attend, grouped, reorder
 from vlmlab.model.connectors import Connector, ConnectorConfig
+from vlmlab.model.eager import uncompiled
 from vlmlab.model.layers import GatedMLP, RMSNorm, init_normal
 from vlmlab.model.products import Linear
 
@@ -132,7 +133,7 @@ class Perceiver(Connector):
             visual = rearrange(rearrange(visual, "(n l) d -> n l d", n=n)[back], "n l d -> (n l) d")
         return visual
 
-    @torch.compiler.disable
+    @uncompiled
     def _plan(self, images: Images) -> tuple[Int[Tensor, " m"], Int[Tensor, " n"] | None, Blocks]:
         """The keys, as rows of [context, latents]; where each image's latents ended up (None: in order); the blocks.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vlmlab.batch import Batch
 from vlmlab.component import Plugin
 from vlmlab.model.cache import Cache
+from vlmlab.model.eager import uncompiled
 from vlmlab.model.language import Language, Reading
 
 
@@ -50,7 +51,7 @@ class Fusion(nn.Module):
         """How many `<image>` tokens stand in the text for an image of so many visual tokens."""
         raise NotImplementedError
 
-    @torch.compiler.disable
+    @uncompiled
     def seats(self, batch: Batch) -> Int[Tensor, " s"]:
         """Where the `<image>` tokens are in the flattened batch, in reading order."""
         return (batch.tokens.reshape(-1) == self.image_token).nonzero().flatten()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vlmlab.batch import Batch
 from vlmlab.model.attention import Blocks, attend, grouped
 from vlmlab.model.cache import Cache
+from vlmlab.model.eager import uncompiled
 from vlmlab.model.fusion import Fusion, FusionConfig
 from vlmlab.model.language import Language, Reading
 from vlmlab.model.layers import GatedMLP, RMSNorm, init_normal
@@ -182,7 +183,7 @@ class CrossAttention(Fusion):
             x = layer(x, reading, number)
         return self.finish(language, batch, x, reading)
 
-    @torch.compiler.disable
+    @uncompiled
     def _look(
         self, batch: Batch, reading: Reading, visual: Float[Tensor, "l e"] | None, counts: Sequence[int]
     ) -> Sight:

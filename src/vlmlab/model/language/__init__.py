@@ -13,6 +13,7 @@ from vlmlab.batch import Batch
 from vlmlab.component import Plugin
 from vlmlab.model.attention import Blocks, grouped
 from vlmlab.model.cache import Cache
+from vlmlab.model.eager import uncompiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Language(nn.Module):
         raise NotImplementedError
 
 
-@torch.compiler.disable
+@uncompiled
 def lay_out(segments: Int[Tensor, "b t"]) -> tuple[Int[Tensor, " n"] | None, list[int], list[int]]:
     """Find the documents of a batch: runs of one non-zero segment within a row.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlmlab.batch import Images
 from vlmlab.model.attention import Blocks, grouped, reorder
+from vlmlab.model.eager import uncompiled
 from vlmlab.model.layers import Activation, EncoderLayer, init_normal
 from vlmlab.model.products import Linear
 from vlmlab.model.vision import Vision, VisionConfig
@@ -91,7 +92,7 @@ class SigLIP(Vision):
         x = self.norm(x)
         return x if index is None else torch.empty_like(x).index_copy(0, index, x)
 
-    @torch.compiler.disable
+    @uncompiled
     def _plan(self, images: Images) -> tuple[Int[Tensor, " p"], Int[Tensor, " p"] | None, Blocks]:
         """The table's row for each patch; an order in which images of equal length are neighbours; its blocks."""
         sizes, device = images.sizes(), images.patches.device

@@ -1,0 +1,28 @@
+"""Models built without memory: shapes and dtypes, no numbers."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what fills a tensor: there is nothing to fill, and drawing on meta imports the compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(nn.init, getattr(func, "__name__", ""), None) is func:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules made in here have parameters on the meta device, not initialised."""
+    with torch.device("meta"), _Undrawn():
+        yield
