@@ -168,3 +168,24 @@ def test_compiled_is_eager(backend: str, fusion: str, train: bool, bound: float)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0 and done.stdout.strip().endswith("equal"), done.stderr[-3000:]
+
+
+LIGHT = """
+import sys, torch
+from vlmlab.generate.session import Session
+from vlmlab.hub.load import load_model
+from vlmlab.model.meta import without_memory
+from vlmlab.model.connectors import perceiver
+with without_memory():
+    made = perceiver.Perceiver(perceiver.Config(latents=4), 32, 64)
+assert all(parameter.is_meta for parameter in made.parameters())
+drawn = perceiver.Perceiver(perceiver.Config(latents=4, projection_inner=8), 32, 64)
+assert drawn.latents.std() > 0.01
+assert "torch._dynamo" not in sys.modules, "the compiler was imported, which takes a second"
+print("light")
+"""
+
+
+def test_loading_does_not_import_the_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "light", done.stderr[-2000:]

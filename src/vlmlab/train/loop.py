@@ -113,7 +113,8 @@ def _step(
 ) -> Step:
     """One step: draw, pack, go forward and back pass by pass, clip, update."""
     chosen = samples.get(order(seed, step, stage.batch, len(samples)))
-    if step + 1 < stage.steps:
+    # On a CPU the next samples would be processed on cores that this step needs: it would be slower, not faster.
+    if step + 1 < stage.steps and model.device.type != "cpu":
         samples.expect(order(seed, step + 1, stage.batch, len(samples)))
     model.train()
     adam.zero_grad(set_to_none=True)
