@@ -2,24 +2,23 @@
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import torch
 
-Given = ParamSpec("Given")
-Made = TypeVar("Made")
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def uncompiled(function: Callable[Given, Made]) -> Callable[Given, Made]:
+def uncompiled(function: Function) -> Function:
     """`torch.compiler.disable`, put off until something is compiled: importing the compiler takes a second.
 
-    For plans, which are made of lengths and lists rather than of tensors.
+    For plans, which are made of lengths and lists rather than of tensors; they take no arguments by name.
     """
 
     @functools.wraps(function)
-    def call(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+    def call(*args: object) -> object:
         if torch.compiler.is_compiling():
-            return torch.compiler.disable(function)(*args, **kwargs)
-        return function(*args, **kwargs)
+            return torch.compiler.disable(function)(*args)
+        return function(*args)
 
-    return call
+    return call  # type: ignore[return-value]

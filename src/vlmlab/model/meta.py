@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
+
+FILLS = frozenset([init.normal_, init.uniform_, init.trunc_normal_, init.kaiming_uniform_, init.zeros_, init.ones_])
+"""What modules fill their first weights with."""
 
 
 class _Undrawn(TorchFunctionMode):
@@ -16,7 +19,7 @@ class _Undrawn(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(nn.init, getattr(func, "__name__", ""), None) is func:
+        if func in FILLS:
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
 
