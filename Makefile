@@ -24,7 +24,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
 	  || sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
 
-demo: .venv/.ready-demo  ## trains a small model that sees, on real pictures (about 9 minutes on two cores)
+demo: .venv/.ready-demo  ## trains a small model that sees, on real pictures (about 10 minutes on two cores)
 	$(BIN)/vlmlab demo --out $(RUN)
 
 test: .venv/.ready-test  ## the whole suite
