@@ -1,0 +1,124 @@
+"""Sieving a source: which samples pass the filters, and of each that does not, which filter dropped it and why."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmlab.batch import Sample
+from vlmlab.data.filters import Filter
+from vlmlab.data.sources import Source
+
+UNREADABLE = "unreadable"
+"""What stands in place of a filter's name for samples that cannot be read at all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drop:
+    """A dropped sample: its number, the filter that dropped it, and its reason."""
+
+    index: int
+    filter: str
+    kind: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sieved:
+    """What passed, by number, and what did not."""
+
+    kept: tuple[int, ...]
+    dropped: tuple[Drop, ...]
+
+    def counts(self) -> dict[str, int]:
+        """How many were dropped for each reason, `filter: kind`, the most frequent first."""
+        counted = collections.Counter(f"{drop.filter}: {drop.kind}" for drop in self.dropped)
+        return dict(counted.most_common())
+
+    def listed(self, reason: str) -> list[Drop]:
+        """The drops for one of the reasons in `counts`. Raises ValueError for another."""
+        if reason not in self.counts():
+            raise ValueError(f"nothing was dropped for {reason!r}; reasons: {', '.join(self.counts()) or 'none'}")
+        return [drop for drop in self.dropped if f"{drop.filter}: {drop.kind}" == reason]
+
+    def summary(self) -> str:
+        """What passed and what did not, a line for each reason."""
+        total = len(self.kept) + len(self.dropped)
+        lines = [f"{len(self.kept)} of {total} samples kept"]
+        lines += [f"{count:8} {reason}" for reason, count in self.counts().items()]
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Write the drops as JSON lines."""
+        path.write_text(
+            "".join(json.dumps(dataclasses.asdict(drop), ensure_ascii=False) + "\n" for drop in self.dropped),
+            encoding="utf-8",
+        )
+
+    @staticmethod
+    def read(path: Path, total: int) -> "Sieved":
+        """The drops of a file that `write` wrote, of a source of `total` samples. Raises ValueError naming the line."""
+        dropped = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                dropped.append(_drop(json.loads(line)))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+            if not 0 <= dropped[-1].index < total:
+                raise ValueError(f"{path}, line {number}: sample {dropped[-1].index} is not one of {total}")
+        gone = {drop.index for drop in dropped}
+        return Sieved(tuple(index for index in range(total) if index not in gone), tuple(dropped))
+
+
+def _drop(told: Any) -> Drop:
+    kinds = {field.name: field.type for field in dataclasses.fields(Drop)}
+    if not isinstance(told, Mapping) or told.keys() != kinds.keys():
+        raise ValueError(f"a line should be an object with {', '.join(kinds)}")
+    if not isinstance(told["index"], int) or not all(isinstance(told[key], str) for key in kinds.keys() - {"index"}):
+        raise ValueError("`index` should be a whole number and all else text")
+    return Drop(told["index"], told["filter"], told["kind"], told["detail"])
+
+
+def sieve(source: Source, filters: Mapping[str, Filter]) -> Sieved:
+    """Look at every sample of a source once; a sample that cannot be read is dropped as `unreadable`.
+
+    `filters` by the names under which drops are counted; the first that has a reason drops the sample.
+    """
+    kept: list[int] = []
+    dropped: list[Drop] = []
+    for index in range(len(source)):
+        try:
+            drop = _verdict(index, source[index], filters)
+        except (ValueError, OSError) as error:
+            drop = Drop(index, UNREADABLE, type(error).__name__, str(error))
+        if drop is None:
+            kept.append(index)
+        else:
+            dropped.append(drop)
+    return Sieved(tuple(kept), tuple(dropped))
+
+
+def _verdict(index: int, sample: Sample, filters: Mapping[str, Filter]) -> Drop | None:
+    for name, each in filters.items():
+        reason = each.why_not(sample)
+        if reason is not None:
+            return Drop(index, name, reason.kind, reason.detail)
+    return None
+
+
+class Kept(Source):
+    """The samples of a source that passed, numbered anew."""
+
+    def __init__(self, source: Source, numbers: Sequence[int]) -> None:
+        self.source, self.numbers = source, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample number `index` of those that passed. Raises IndexError past the end."""
+        if not 0 <= index < len(self.numbers):
+            raise IndexError(index)
+        return self.source[self.numbers[index]]
