@@ -1,4 +1,4 @@
-"""What every source of files keeps: samples that the processor takes, unopened pictures, the same from any thread."""
+"""What every source keeps: samples that the processor takes, unopened pictures, the same from any thread."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 
 from data import corpora
+from data import test_pdf as pdfs
 from house import tree
 from processor.pictures import released
 from vlmlab.component import parse
@@ -56,11 +57,33 @@ def jsonl(folder):
     return {"path": corpora.as_lines(folder / "j.jsonl", rows)}
 
 
-SOURCES = {make.__name__: make for make in (cauldron, documents, pairs, table, text, dialogues, jsonl)}
+def websight(folder):
+    rows = [{"image": {"bytes": corpora.png(at), "path": None}, "text": f"<p>{at}</p>"} for at in range(8)]
+    return {"path": corpora.parquet(folder / "w.parquet", rows)}
 
 
-@pytest.fixture(params=SOURCES)
+def rendered_text(folder):
+    told = json.dumps({"ocr_annotation": {"text": ["Joe."], "bounding_boxes": [[[0, 0], [1, 0], [1, 1], [0, 1]]]}})
+    kinds = [("png", corpora.png(1)), ("json", told.encode())]
+    return {"path": corpora.tar(folder / "r.tar", [(f"{at}.{kind}", data) for at in range(8) for kind, data in kinds])}
+
+
+def pdf(folder):
+    told = json.dumps({"pages": [{"text": ["A page."]}]}).encode()
+    shown = pdfs.written([(40, 100, "A page.")])
+    files = [(f"{at}.{kind}", data) for at in range(8) for kind, data in [("pdf", shown), ("json", told)]]
+    return {"path": corpora.tar(folder / "p.tar", files), "side": 64}
+
+
+FILES = (cauldron, documents, pairs, table, text, dialogues, jsonl, websight, rendered_text, pdf)
+SOURCES = {make.__name__: make for make in FILES}
+MADE = ("scenes", "charts", "arithmetic", "typeset")
+
+
+@pytest.fixture(params=[*SOURCES, *MADE])
 def source(request, tmp_path):
+    if request.param in MADE:
+        return corpora.source(request.param, samples=8)
     return corpora.source(request.param, **SOURCES[request.param](tmp_path))
 
 
@@ -100,8 +123,8 @@ def test_what_the_page_tells_to_write_can_be_read(example):
     assert isinstance(parse(SourceConfig, tomllib.loads(example)["data"], "data"), SourceConfig)
 
 
-def test_the_page_has_every_source_of_files_and_the_message_form(tmp_path):
-    assert [name for name in SOURCES if f"`{name}`" not in PAGE] == []
+def test_the_page_has_every_source_and_the_message_form(tmp_path):
+    assert [name for name in (*SOURCES, *MADE) if f"`{name}`" not in PAGE] == []
     form = json.loads(re.search(r'\{"type": "image_url".*?\}\}', PAGE).group())
     path = corpora.as_lines(tmp_path / "a.jsonl", [{"messages": [{"role": "user", "content": [form]}]}])
     assert corpora.source("jsonl", path=path)[0].pictures[0].source == str(tmp_path / "kite.jpg")
