@@ -133,6 +133,32 @@ def test_recall_and_precision_on_text(tmp_path):
     assert rule.why_not(sample(" ".join(last.split()[:12]))) is None
 
 
+def asked(question, answer, *parts):
+    return Sample((Message("user", (*parts, question)), Message("assistant", (answer,))))
+
+
+def test_short_questions_leak_with_their_answers(tmp_path):
+    shown = {"type": "image"}
+    (tmp_path / "a.png").write_bytes(corpora.png(7, 64))
+    lines = [
+        {"messages": [{"role": "user", "content": "What is 37 + 58?"}, {"role": "assistant", "content": "95"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [shown, {"type": "text", "text": "How many red circles are there?"}]},
+                {"role": "assistant", "content": "two"},
+            ],
+            "images": ["a.png"],
+        },
+    ]
+    rule = built(evaluation=[{"name": "jsonl", "path": str(corpora.as_lines(tmp_path / "e.jsonl", lines))}])
+    assert rule.why_not(asked("what is 37 +58", "95.")).kind == "text"
+    longer = asked("Hello", "Hello!").messages + asked("What is 37 + 58?", "95").messages
+    assert rule.why_not(Sample(longer)).kind == "text"
+    assert rule.why_not(asked("What is 37 + 58?", "96")) is None
+    assert rule.why_not(asked("How many red circles are there?", "two")) is None  # of another picture, it is true too
+    assert rule.why_not(asked("What is 37 + 58?", "95", Picture(corpora.png(9, 64), "x"))) is None
+
+
 def test_distances_count_bits():
     import numpy as np
 

@@ -3,13 +3,14 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmlab.batch import Sample
-from vlmlab.data.filters import Filter
+from vlmlab.data.filters import Filter, Readers, no_readers
 from vlmlab.data.sources import Source
+from vlmlab.data.writing import write_text
 
 UNREADABLE = "unreadable"
 """What stands in place of a filter's name for samples that cannot be read at all."""
@@ -51,11 +52,9 @@ class Sieved:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Write the drops as JSON lines."""
-        path.write_text(
-            "".join(json.dumps(dataclasses.asdict(drop), ensure_ascii=False) + "\n" for drop in self.dropped),
-            encoding="utf-8",
-        )
+        """Write the drops as JSON lines: the file is there whole, or not at all."""
+        lines = "".join(json.dumps(dataclasses.asdict(drop), ensure_ascii=False) + "\n" for drop in self.dropped)
+        write_text(path, lines)
 
     @staticmethod
     def read(path: Path, total: int) -> "Sieved":
@@ -81,11 +80,19 @@ def _drop(told: Any) -> Drop:
     return Drop(told["index"], told["filter"], told["kind"], told["detail"])
 
 
-def sieve(source: Source, filters: Mapping[str, Filter]) -> Sieved:
+def sieve(
+    source: Source,
+    filters: Mapping[str, Filter],
+    readers: Readers = no_readers,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Sieved:
     """Look at every sample of a source once; a sample that cannot be read is dropped as `unreadable`.
 
-    `filters` by the names under which drops are counted; the first that has a reason drops the sample.
+    `filters` by the names under which drops are counted; the first that has a reason drops the sample. `readers` loads
+    the language models that filters ask for; `advance` is told of each sample that is done.
     """
+    for each in filters.values():
+        each.prepare(source, readers)
     kept: list[int] = []
     dropped: list[Drop] = []
     for index in range(len(source)):
@@ -97,6 +104,7 @@ def sieve(source: Source, filters: Mapping[str, Filter]) -> Sieved:
             kept.append(index)
         else:
             dropped.append(drop)
+        advance(1)
     return Sieved(tuple(kept), tuple(dropped))
 
 

@@ -14,9 +14,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
+from vlmlab.component import parse, plugins
 from vlmlab.hub import configs, fill, fit, names, settings
 from vlmlab.hub.files import Weights
-from vlmlab.model.language import LanguageConfig
+from vlmlab.model.language import Language, LanguageConfig
 from vlmlab.model.meta import without_memory
 from vlmlab.model.vision import VisionConfig
 from vlmlab.model.vlm import VLM, VLMConfig
@@ -121,6 +122,26 @@ def load_language(model: VLM, config: LanguageConfig, folder: Path, dtype: torch
 
     A config that is not tied to the embedding can start from one that is: its head begins as a copy.
     """
+    _fill_language(model.language, config, folder, dtype)
+
+
+def read_language(
+    folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
+) -> tuple[Language, Tokenizer]:
+    """The language model of a backbone folder by itself, with its tokenizer. Raises ValueError where it is none."""
+    folder = Path(folder)
+    kind, values = configs.backbone(folder)
+    name = next((ours for ours, theirs in STARTS if theirs == kind and ours in plugins(LanguageConfig)), None)
+    if name is None:
+        raise ValueError(f"{folder} is a {kind!r} checkpoint, not a language model")
+    config = parse(LanguageConfig, {"name": name, **values})
+    with without_memory():
+        language: Language = config.build()
+    _fill_language(language, config, folder, dtype)
+    return language.to(device).eval(), settings.read_tokenizer(folder)
+
+
+def _fill_language(language: Language, config: LanguageConfig, folder: Path, dtype: torch.dtype | None) -> None:
     kind, values = configs.backbone(folder)
     start = _start(config, kind, folder)
     held = dataclasses.asdict(config)
@@ -136,7 +157,7 @@ def load_language(model: VLM, config: LanguageConfig, folder: Path, dtype: torch
     for name in ("embedding.weight", "output.weight"):
         if name in tensors:
             tensors[name] = fit.grow(tensors[name].to(dtype), known, config.vocabulary)
-    fill.fill(model.language, _steps(tensors), unknown, tensors, folder, dtype=dtype)
+    fill.fill(language, _steps(tensors), unknown, tensors, folder, dtype=dtype)
 
 
 def _read(weights: Weights, theirs: Sequence[str], prefix: str, start: Start) -> tuple[dict[str, Tensor], list[str]]:

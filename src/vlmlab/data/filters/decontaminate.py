@@ -6,7 +6,8 @@ cropped versions of each evaluation picture are held, so that a crop of it is fo
 then sought exactly: small things on a plain ground are nowhere near themselves when they are a little off.
 
 A passage is the same when so many words in a row are, whatever their case and punctuation; Brown et al. 2020
-(appendix C) use 13.
+(appendix C) use 13. A question and its answer that are shorter, and come without a picture, are the same when all of
+their words are: with a picture, the picture decides.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ _FLAT = 4.0  # a picture whose brightness strays less than this, of 255, shows n
 _CROP = 0.05  # of a side, at most, that is cut from each evaluation picture
 
 _CLOSEST = 20  # pictures, at most, that are compared point by point with one
+_FEWEST = 5  # words that tell a short question and its answer from small talk
 
 Crop = tuple[float, float, float, float]
 """What is cut off a picture: left, top, right, bottom, as shares of its sides."""
@@ -91,7 +93,7 @@ class Decontaminate(Filter):
                     if np.asarray(small).std() >= _FLAT:
                         self.pictures.append((picture.name, small))
                         hashes += [perceptual_hash(view(small, crop)) for crop in _SCALED]
-                for run in _runs(said(sample), config.words):
+                for run in _runs(said(sample), config.words) or _short(sample, config.words):
                     self.passages.setdefault(_number(run), run)
         self.hashes = np.array(hashes, np.uint64)
 
@@ -101,7 +103,7 @@ class Decontaminate(Filter):
             found = self._same(picture)
             if found is not None:
                 return Reason("picture", f"{picture.name} is {found}")
-        for run in _runs(said(sample), self.config.words):
+        for run in _runs(said(sample), self.config.words) + _short(sample, self.config.words):
             if _number(run) in self.passages:
                 return Reason("text", run)
         return None
@@ -176,6 +178,16 @@ def correlation(one: Float[np.ndarray, "side side"], other: Float[np.ndarray, "s
     """Pearson's correlation of two pictures' points."""
     one, other = one - one.mean(), other - other.mean()
     return float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum() + 1e-9))
+
+
+def _short(sample: Sample, length: int) -> list[str]:
+    """Each turn with its answer, of a sample without pictures, that has fewer than so many words, and five or more."""
+    if sample.pictures:
+        return []
+    turns = [" ".join(part for part in message.parts if isinstance(part, str)) for message in sample.messages]
+    texts = [f"{one} {other}" for one, other in itertools.pairwise(turns)] or turns
+    found = (re.findall(r"\w+", text.casefold()) for text in texts)
+    return [" ".join(words) for words in found if _FEWEST <= len(words) < length]
 
 
 def _runs(text: str, length: int) -> list[str]:

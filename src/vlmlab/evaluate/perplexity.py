@@ -1,0 +1,57 @@
+"""How surprised a language model is by a text: what the filter `perplexity` is handed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional as F
+
+from vlmlab.batch import Batch
+from vlmlab.hub.assemble import read_language
+from vlmlab.hub.backbones import get_nano
+from vlmlab.hub.load import locate
+from vlmlab.model.language import Language
+
+NANO = "nano"
+_CHUNK = 256  # positions whose logits are in memory at a time
+
+
+def readers(device: str = "cpu") -> Callable[[str], Callable[[str, int], tuple[float, int]]]:
+    """Loads language models by name: `nano`, a backbone's folder, or its name on the hub; each is loaded once."""
+    loaded: dict[str, Callable[[str, int], tuple[float, int]]] = {}
+
+    def load(name: str) -> Callable[[str, int], tuple[float, int]]:
+        if name not in loaded:
+            folder: Path = get_nano().language if name == NANO else locate(name)
+            loaded[name] = reader(*read_language(folder, device))
+        return loaded[name]
+
+    return load
+
+
+def reader(language: Language, tokenizer: Tokenizer) -> Callable[[str, int], tuple[float, int]]:
+    """Reads the first so many tokens of a text: the surprise in nats of all but the first, and how many those are.
+
+    What the tokenizer begins a text with counts as a token. A text is read alone, so that the result is the same in any
+    company.
+    """
+
+    @torch.no_grad()
+    def read(text: str, most: int) -> tuple[float, int]:
+        ids = tokenizer.encode(text).ids[:most]
+        if len(ids) < 2:
+            return 0.0, 0
+        tokens = torch.tensor([ids], device=language.embedding.weight.device)
+        batch = Batch(tokens, torch.ones_like(tokens), torch.arange(len(ids), device=tokens.device)[None])
+        seen = language.read(batch)
+        x = language.embedding(tokens[0])
+        for number, layer in enumerate(language.layers):
+            x = layer(x, seen, number)
+        hidden, wanted = language.norm(x[:-1]), tokens[0, 1:]
+        nats = 0.0
+        for some, targets in zip(hidden.split(_CHUNK), wanted.split(_CHUNK), strict=True):
+            nats += float(F.cross_entropy(language.head(some).float(), targets, reduction="sum"))
+        return nats, len(wanted)
+
+    return read
