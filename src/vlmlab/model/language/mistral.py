@@ -140,7 +140,7 @@ class Mistral(Language):
 
     def head(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n w"]:
         """Logits over the vocabulary; a tied head is the embedding read backwards."""
-        return linear(hidden, self.embedding.weight if self.output is None else self.output.weight)
+        return linear(hidden, self.embedding.weight) if self.output is None else self.output(hidden)
 
     def cache(self, slots: int, capacity: int, grain: int = 1) -> Cache:
         """An empty cache of this model's shape, on its device and in its dtype."""

@@ -1,0 +1,343 @@
+"""Adapters: what a frozen linear layer learns beside its weight. LoRA (Hu et al., 2021) and DoRA (Liu et al., 2024).
+
+LoRA adds `scale * b @ a` to the weight, with `a` [r, i] and `b` [o, r] of a small rank r; `b` begins at zero, so that a
+fresh adapter changes nothing, to the bit. DoRA also learns the length of each of the weight's rows: the sum is brought
+to `magnitude`, which begins at the length that the rows have. Gradients do not flow through that division (section 4.3
+of its paper), which is what PEFT computes too.
+
+A layer may hold several adapters by name; one of them acts at a time, or none. Letters: r rank, i inputs, o outputs.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlmlab.model.meta import without_memory
+from vlmlab.model.nf4 import NF4
+from vlmlab.model.products import Linear, linear
+
+Base = nn.Linear | NF4
+"""What can be adapted: a linear layer, its weight as stored or in four bits."""
+
+DEFAULT = "default"
+"""The name of an adapter that was given none, as in PEFT."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How a part of a model is adapted.
+
+    What is learned counts `alpha / rank` times; with `rslora`, `alpha / sqrt(rank)` times (Kalajdzievski, 2023).
+    `dropout` is of the adapter's input while training. `init` says how `a` is drawn: `uniform` is PEFT's own,
+    `gaussian` has the deviation 1 / rank, as the published fine-tunings of Idefics2 took it. `targets` names layers by
+    the end of their path, in transformers' words or in ours; with none, every linear layer of the part is one.
+    `full` names modules of the part that learn in full beside the adapter. With `base = "nf4"` the frozen weights are
+    held in four bits (QLoRA, Dettmers et al., 2023).
+    """
+
+    kind: Literal["lora", "dora"] = "lora"
+    rank: int = 8
+    alpha: float = 8.0
+    dropout: float = 0.0
+    rslora: bool = False
+    init: Literal["uniform", "gaussian"] = "uniform"
+    targets: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
+    base: Literal["stored", "nf4"] = "stored"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be 1 or more, not {self.rank}")
+        if self.alpha <= 0:
+            raise ValueError(f"alpha must be more than 0, not {self.alpha:g}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and less than 1, not {self.dropout:g}")
+
+    @property
+    def scale(self) -> float:
+        """How many times what is learned counts."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+class LowRank(nn.Module):
+    """One adapter of one layer. With a `magnitude` it is DoRA's, else LoRA's."""
+
+    def __init__(
+        self,
+        a: Float[Tensor, "r i"],
+        b: Float[Tensor, "o r"],
+        scale: float,
+        magnitude: Float[Tensor, " o"] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(a), nn.Parameter(b)
+        self.magnitude = None if magnitude is None else nn.Parameter(magnitude)
+        self.scale, self.dropout = scale, dropout
+        self._known: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
+
+    def forward(self, x: Float[Tensor, "*n i"], out: Float[Tensor, "*n o"], base: Base) -> Float[Tensor, "*n o"]:
+        """What the layer gives for `x`, where its `base` alone gives `out`."""
+        some = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        low = linear(linear(some, self.a) * self.scale, self.b)
+        if self.magnitude is None:
+            return out + low
+        gain = self._gain(base).to(out.dtype)
+        plain = out if base.bias is None else out - base.bias
+        return out + (gain - 1) * plain + gain * low
+
+    def weight(self, base: Base) -> Float[Tensor, "o i"]:
+        """The layer's weight with this adapter in it, in the base's dtype. Has no gradient."""
+        with torch.no_grad():
+            weight = base.weight
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            sum_ = weight.to(wide) + self.scale * (self.b.to(wide) @ self.a.to(wide))
+            if self.magnitude is not None:
+                sum_ = sum_ * self._gain(base).to(wide)[:, None]
+            return sum_.to(weight.dtype)
+
+    def _gain(self, base: Base) -> Float[Tensor, " o"]:
+        """What each row of the sum is multiplied with to have its magnitude.
+
+        Without gradients it is kept until one of the numbers that it is made of changes: a decoding step reads it.
+        """
+        assert self.magnitude is not None
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.magnitude / self._length(base)
+        made_of = tuple((t.data_ptr(), t._version) for t in (*self.parameters(), *base.parameters(), *base.buffers()))
+        if self._known is None or self._known[0] != made_of:
+            self._known = made_of, self.magnitude / self._length(base)
+        return self._known[1]
+
+    @torch.no_grad()
+    def _length(self, base: Base) -> Float[Tensor, " o"]:
+        """The length of each row of the weight with the low-rank product added, which is never formed.
+
+        |w + s b a|² = |w|² + 2 s b·(w aᵀ) + s² b·(b a aᵀ), row by row; at b = 0 it is that of `w` to the bit.
+        """
+        weight = base.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            weight, a, b = weight.to(wide), self.a.to(wide), self.b.to(wide) * self.scale
+            cross = torch.linalg.vecdot(F.linear(weight, a), b)
+            own = torch.linalg.vecdot(b @ (a @ a.T), b)
+            squares = torch.linalg.vecdot(weight, weight) + 2 * cross + own
+        return squares.clamp_min(torch.finfo(wide).tiny).sqrt()
+
+
+class Adapted(nn.Module):
+    """A linear layer with adapters: `base` as it was, and `adapters` by name, of which `active` acts.
+
+    Merged, it is one matrix; the base stands beside it untouched, so that unmerging restores its bits and costs its
+    memory meanwhile.
+    """
+
+    def __init__(self, base: Base) -> None:
+        super().__init__()
+        self.base = base
+        self.adapters = nn.ModuleDict()
+        self.active: str | None = None
+        self.merged: Linear | None = None
+
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        """The layer with its active adapter, if it has it."""
+        if self.merged is not None:
+            return self.merged(x)
+        out = self.base(x)
+        adapter = self.acting
+        return out if adapter is None else adapter(x, out, self.base)
+
+    @property
+    def acting(self) -> LowRank | None:
+        """The adapter that acts, or None."""
+        if self.active is None or self.active not in self.adapters:
+            return None
+        adapter = self.adapters[self.active]
+        assert isinstance(adapter, LowRank)
+        return adapter
+
+    @property
+    def weight(self) -> Float[Tensor, "o i"]:
+        """The weight with the active adapter in it. Has no gradient."""
+        adapter = self.acting
+        return self.base.weight.detach() if adapter is None else adapter.weight(self.base)
+
+    @property
+    def bias(self) -> Float[Tensor, " o"] | None:
+        """The base's bias."""
+        return self.base.bias
+
+
+def layers(model: nn.Module) -> dict[str, Adapted]:
+    """The adapted layers of a model by their path."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, Adapted)}
+
+
+def names(model: nn.Module) -> list[str]:
+    """The names of the adapters that a model holds, in the order they were added."""
+    return list(dict.fromkeys(name for layer in layers(model).values() for name in layer.adapters))
+
+
+def add(model: nn.Module, paths: Iterable[str], config: Config, name: str = DEFAULT) -> None:
+    """Give the layers at `paths` a fresh adapter called `name`, drawn from torch's global generator, and let it act.
+
+    Its numbers are in single precision at least, on the layer's device. Raises what `attach` raises.
+    """
+    made: dict[str, LowRank] = {}
+    for path in paths:
+        base = _base(model, path)
+        weight = base.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        a = torch.empty(config.rank, weight.shape[1], dtype=wide, device=weight.device)
+        if config.init == "gaussian":
+            nn.init.normal_(a, std=1 / config.rank)
+        else:
+            nn.init.kaiming_uniform_(a, math.sqrt(5))
+        made[path] = LowRank(a, a.new_zeros(weight.shape[0], config.rank), config.scale, dropout=config.dropout)
+        if config.kind == "dora":
+            made[path].magnitude = nn.Parameter(made[path]._length(base))
+    attach(model, made, name)
+
+
+def attach(model: nn.Module, made: Mapping[str, LowRank], name: str = DEFAULT) -> None:
+    """Give the layers at some paths the parts of an adapter that is made already, and let it act.
+
+    Nothing is changed when it raises ValueError: for what is no linear layer, a part of other sizes, a name that is
+    taken or cannot be one, and a model whose adapter is merged.
+    """
+    if "." in name or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"an adapter cannot be called {name!r}: letters, digits, - and _ will do")
+    _unmerged(model)
+    for path, adapter in made.items():
+        layer, base = model.get_submodule(path), _base(model, path)
+        sizes = [len(adapter.b), adapter.a.shape[1]]
+        if sizes != list(base.weight.shape):
+            raise ValueError(f"{path} is {list(base.weight.shape)}, but its adapter is for {sizes}")
+        if isinstance(layer, Adapted) and name in layer.adapters:
+            raise ValueError(f"{path} has an adapter called {name!r} already: remove it, or choose another name")
+    for path, adapter in made.items():
+        layer = model.get_submodule(path)
+        if not isinstance(layer, Adapted):
+            layer = Adapted(_base(model, path)).train(layer.training)
+            model.set_submodule(path, layer)
+        layer.adapters[name] = adapter.train(layer.training)
+    use(model, name)
+
+
+def use(model: nn.Module, name: str | None) -> None:
+    """Let the adapter called `name` act, and no other; with None, none. Raises ValueError when no layer has it."""
+    if name is not None:
+        _known(model, name)
+    _unmerged(model)
+    for layer in layers(model).values():
+        layer.active = name
+
+
+def merge(model: nn.Module, name: str = DEFAULT) -> None:
+    """Make one matrix of each layer and its adapter. The base is kept: `unmerge` restores it to the bit."""
+    use(model, name)
+    for layer in layers(model).values():
+        if layer.acting is not None:
+            layer.merged = _plain(layer)
+
+
+def unmerge(model: nn.Module) -> None:
+    """Undo `merge`: the adapters act again beside their bases."""
+    for layer in layers(model).values():
+        layer.merged = None
+
+
+def remove(model: nn.Module, name: str = DEFAULT) -> None:
+    """Take an adapter out of a model; a layer without any is what it was before the first."""
+    _known(model, name)
+    _unmerged(model)
+    for path, layer in layers(model).items():
+        if name not in layer.adapters:
+            continue
+        del layer.adapters[name]
+        layer.active = None if layer.active == name else layer.active
+        if not layer.adapters:
+            model.set_submodule(path, layer.base)
+
+
+def fold(model: nn.Module) -> None:
+    """Turn every adapted layer into a plain one with its active adapter in its weight, for good."""
+    for path, layer in layers(model).items():
+        model.set_submodule(path, _plain(layer))
+
+
+def learned(module: nn.Module, name: str = DEFAULT) -> dict[str, nn.Parameter]:
+    """The numbers of the adapter called `name` in a module, by their path."""
+    found: dict[str, nn.Parameter] = {}
+    for path, layer in layers(module).items():
+        if name in layer.adapters:
+            adapter = layer.adapters[name]
+            found |= {f"{path}.adapters.{name}.{key}": value for key, value in adapter.named_parameters()}
+    return found
+
+
+def replace(model: nn.Module, paths: Iterable[str], make: Callable[[Base], Base]) -> None:
+    """Put `make(layer)` in the place of the linear layers at `paths`; of those that are adapted, in their base's."""
+    for path in paths:
+        layer = model.get_submodule(path)
+        if isinstance(layer, Adapted):
+            layer.base = make(layer.base)
+        else:
+            model.set_submodule(path, make(_base(model, path)))
+
+
+def plain_state(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
+    """`state_dict` as if the model had no adapters: what acts is in the weights, and the names are a plain model's.
+
+    Weights held in four bits are given back as numbers.
+    """
+    whole = {path: m for path, m in model.named_modules() if isinstance(m, Adapted | NF4)}
+    found: dict[str, Tensor] = {}
+    for key, tensor in model.state_dict().items():
+        pieces = key.split(".")
+        owner = next((p for n in range(1, len(pieces)) if (p := ".".join(pieces[:n])) in whole), None)
+        if owner is None:
+            found[key] = tensor
+        elif f"{owner}.weight" not in found:
+            layer = whole[owner]
+            found[f"{owner}.weight"] = layer.weight
+            if layer.bias is not None:
+                found[f"{owner}.bias"] = layer.bias.detach()
+    return found
+
+
+def _plain(layer: Adapted) -> Linear:
+    """A layer and its active adapter as one matrix."""
+    weight, bias = layer.weight, layer.bias
+    with without_memory():
+        plain = Linear(weight.shape[1], weight.shape[0], bias is not None)
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        plain.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return plain.train(layer.training)
+
+
+def _base(model: nn.Module, path: str) -> Base:
+    layer = model.get_submodule(path)
+    base = layer.base if isinstance(layer, Adapted) else layer
+    if not isinstance(base, Base):
+        raise ValueError(f"{path} is no linear layer, but {type(base).__name__}: it cannot be adapted")
+    return base
+
+
+def _unmerged(model: nn.Module) -> None:
+    if any(layer.merged is not None for layer in layers(model).values()):
+        raise ValueError("the model has its adapter merged: unmerge it first")
+
+
+def _known(model: nn.Module, name: str) -> None:
+    known = names(model)
+    if name not in known:
+        told = f"its adapters: {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"the model has no adapter called {name!r}; {told}")
