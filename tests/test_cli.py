@@ -42,7 +42,13 @@ def last_line(capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], *([name, "--help"] for name in cli.COMMANDS), ["data", "get", "--help"]]
+    "words",
+    [
+        [],
+        ["--help"],
+        *([name, "--help"] for name in [*cli.COMMANDS, "data"]),
+        *(["data", name, "--help"] for name in cli.DATA),
+    ],
 )
 def test_help_has_examples_and_needs_no_torch(words):
     code = f"import sys; from vlmlab import cli; s = cli.main({words!r}); sys.exit('torch' in sys.modules or s)"

@@ -13,7 +13,8 @@ from typing import Any
 
 import tyro
 
-from vlmlab.commands import COMMANDS, DATA, Stopped
+from vlmlab.commands import COMMANDS, Stopped
+from vlmlab.data_commands import DATA
 
 OVERVIEW = """usage: vlmlab [-h] [--version] [--traceback] {{{names}}} ...
 
@@ -28,6 +29,8 @@ Examples:
 
 vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error arose.
 """
+
+OF_DATA = "Fetch corpora, say what they hold, filter them."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,8 +74,9 @@ def _run(words: list[str]) -> int:
             return 0 if rest else 2
         name, rest, table = rest[0], rest[1:], DATA
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(table)}"
+        known = list(table) if table is DATA else [*table, "data"]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(known)}"
         raise ValueError(f"no command {name!r}; {hint}")
     function = table[name]
     values = _parse(function, f"vlmlab {'data ' * (table is DATA)}{name}", rest)
@@ -91,12 +95,22 @@ def _parse(function: Callable[..., None], program: str, words: list[str]) -> dic
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(keep, prog=program, description=_description(function), args=words, config=config)
+            told = _description(function)
+            return tyro.cli(keep, prog=program, description=told, args=_gathered(words), config=config)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise Stopped(0, "") from None
         told = _first_words(said.getvalue()) or "the arguments cannot be read"
         raise Stopped(2, f"{told}; see {program} --help") from None
+
+
+def _gathered(words: list[str]) -> list[str]:
+    """Words with all overrides of dotted keys, `data.split=test`, at the place of the first: options may part them."""
+    dotted = [word for word in words if re.match(r"\w+(\.[\w-]+)+=", word)]
+    if not dotted:
+        return words
+    first = words.index(dotted[0])
+    return words[:first] + dotted + [word for word in words[first:] if word not in dotted]
 
 
 def _first_words(box: str) -> str:
@@ -112,18 +126,18 @@ def _description(function: Callable[..., None]) -> str:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:{width}}{_first_sentence(function)}" for name, function in COMMANDS.items()]
-    lines = [line if not line.startswith("  data ") else f"  {'data':{width}}List and fetch corpora." for line in lines]
-    return OVERVIEW.format(names=",".join(COMMANDS), commands="\n".join(lines)).rstrip()
+    told = {name: _first_sentence(function) for name, function in COMMANDS.items()} | {"data": OF_DATA}
+    width = max(map(len, told)) + 2
+    lines = [f"  {name:{width}}{sentence}" for name, sentence in told.items()]
+    return OVERVIEW.format(names=",".join(told), commands="\n".join(lines)).rstrip()
 
 
 def _overview_of_data() -> str:
-    lines = [f"  {name:6}{_first_sentence(function)}" for name, function in DATA.items()]
-    listed = "\n".join(lines)
+    width = max(map(len, DATA)) + 2
+    listed = "\n".join(f"  {name:{width}}{_first_sentence(function)}" for name, function in DATA.items())
     return (
-        f"usage: vlmlab data [-h] {{{','.join(DATA)}}} ...\n\nList and fetch corpora.\n\n{listed}\n\n"
-        "Examples:\n  vlmlab data list\n  vlmlab data get emoji"
+        f"usage: vlmlab data [-h] {{{','.join(DATA)}}} ...\n\n{OF_DATA}\n\n{listed}\n\n"
+        "Examples:\n  vlmlab data get emoji\n  vlmlab data stats emoji"
     )
 
 

@@ -279,32 +279,6 @@ def verify(
         raise Stopped(1, f"the answers differ from the model card's; {out} holds both")
 
 
-def data_list() -> None:
-    """List the corpora that ship with vlmlab, and those that can be fetched.
-
-    Examples:
-      vlmlab data list
-    """
-    from vlmlab.data import get as corpora
-
-    print(corpora.listing())
-
-
-def data_get(name: Annotated[Positional[str], arg(metavar="NAME")], cache: Path | None = None) -> None:
-    """Fetch a corpus through the package client it comes with, and check it.
-
-    Examples:
-      vlmlab data get emoji
-
-    Args:
-        name: The corpus; vlmlab data list names them.
-        cache: Where to keep it.
-    """
-    from vlmlab.data import get as corpora
-
-    print(corpora.get(name, cache))
-
-
 def demo(
     out: Annotated[Path, arg(metavar="FOLDER")] = DEMO,
     fresh: bool = False,
@@ -340,11 +314,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
     "export": export,
     "get": get,
-    "data": data_list,
     "verify": verify,
     "demo": demo,
 }
-DATA: dict[str, Callable[..., None]] = {"list": data_list, "get": data_get}
 
 
 def _is_file(text: str) -> bool:

@@ -12,6 +12,9 @@ from vlmlab.data.filters import Filter, Readers, no_readers
 from vlmlab.data.sources import Source
 from vlmlab.data.writing import write_text
 
+DROPS, FACTS = "drops.jsonl", "filter.json"
+"""The files that `save` writes: every drop, and what was filtered by what."""
+
 UNREADABLE = "unreadable"
 """What stands in place of a filter's name for samples that cannot be read at all."""
 
@@ -55,6 +58,13 @@ class Sieved:
         """Write the drops as JSON lines: the file is there whole, or not at all."""
         lines = "".join(json.dumps(dataclasses.asdict(drop), ensure_ascii=False) + "\n" for drop in self.dropped)
         write_text(path, lines)
+
+    def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write the drops, and then `facts` with the counts: a folder that has the second is whole."""
+        self.write(folder / DROPS)
+        total = len(self.kept) + len(self.dropped)
+        told = {**facts, "samples": total, "kept": len(self.kept), "dropped": self.counts()}
+        write_text(folder / FACTS, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
     @staticmethod
     def read(path: Path, total: int) -> "Sieved":
