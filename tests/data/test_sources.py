@@ -75,13 +75,20 @@ def pdf(folder):
     return {"path": corpora.tar(folder / "p.tar", files), "side": 64}
 
 
+def mixture(folder):
+    own = {"name": "jsonl", "path": str(jsonl(folder)["path"])}
+    return {"sources": {"made": {"data": {"name": "scenes", "samples": 4}}, "own": {"data": own}}}
+
+
 FILES = (cauldron, documents, pairs, table, text, dialogues, jsonl, websight, rendered_text, pdf)
 SOURCES = {make.__name__: make for make in FILES}
 MADE = ("scenes", "charts", "arithmetic", "typeset")
 
 
-@pytest.fixture(params=[*SOURCES, *MADE])
+@pytest.fixture(params=[*SOURCES, *MADE, "mixture"])
 def source(request, tmp_path):
+    if request.param == "mixture":
+        return corpora.source("mixture", **mixture(tmp_path))
     if request.param in MADE:
         return corpora.source(request.param, samples=8)
     return corpora.source(request.param, **SOURCES[request.param](tmp_path))
@@ -124,7 +131,7 @@ def test_what_the_page_tells_to_write_can_be_read(example):
 
 
 def test_the_page_has_every_source_and_the_message_form(tmp_path):
-    assert [name for name in (*SOURCES, *MADE) if f"`{name}`" not in PAGE] == []
+    assert [name for name in (*SOURCES, *MADE, "mixture") if f"`{name}`" not in PAGE] == []
     form = json.loads(re.search(r'\{"type": "image_url".*?\}\}', PAGE).group())
     path = corpora.as_lines(tmp_path / "a.jsonl", [{"messages": [{"role": "user", "content": [form]}]}])
     assert corpora.source("jsonl", path=path)[0].pictures[0].source == str(tmp_path / "kite.jpg")

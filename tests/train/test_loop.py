@@ -27,8 +27,8 @@ ORIGIN = Origin("0", "recipe", 0, "pytest", "today")
 def train(run: Path, model=None, frozen=True, resume=False, watch=None, watch_every=0, **changes):
     run.mkdir(exist_ok=True)
     model = model or tiny.model()
-    samples = tiny.preparer(model, frozen=frozen)
-    fit(model, samples, tiny.stage(**changes), 0, run, ORIGIN, watch, watch_every, resume)
+    feed = tiny.feed(model, frozen=frozen)
+    fit(model, feed, tiny.ledger(feed), tiny.stage(**changes), 0, run, ORIGIN, watch, watch_every, resume)
     return model
 
 
@@ -99,12 +99,13 @@ def test_a_packed_step_is_the_samples_one_by_one():
     model, objective = tiny.model(), next_token.Config().build()
     found = []
     for tokens in (10_000, 25, 1):
-        stage = tiny.stage(tokens=tokens, train=("vision", "connector", "language"))
+        stage = tiny.stage(batch=7, tokens=tokens, train=("vision", "connector", "language"))
         freeze(model, stage)
         model.zero_grad()
-        loss, _, learned = accumulate(model, tiny.preparer(model, frozen=False).get(range(7)), stage, objective)
-        found.append((loss, {name: p.grad.clone() for name, p in model.named_parameters()}))
-        assert learned == 21
+        feed = tiny.feed(model, frozen=False, tokens=tokens)
+        done = accumulate(model, feed, [tiny.pieces(feed, range(7))], stage, objective)
+        found.append((done.mean, {name: p.grad.clone() for name, p in model.named_parameters()}))
+        assert done.learned == 21
     for loss, gradients in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-6)
         for name, gradient in gradients.items():
@@ -114,13 +115,13 @@ def test_a_packed_step_is_the_samples_one_by_one():
 def test_a_loss_in_chunks_is_the_loss():
     model = tiny.model()
     batch = tiny.process(tiny.Colours()[0])
-    whole, _ = next_token.Config().build()(model, batch)
-    pieces, _ = next_token.Config(chunk=1).build()(model, batch)
+    whole = next_token.Config().build()(model, batch).each
+    pieces = next_token.Config(chunk=1).build()(model, batch).each
     logits = model(batch)[0]
     plain = torch.nn.functional.cross_entropy(logits, batch.targets[0], ignore_index=IGNORE, reduction="sum")
-    torch.testing.assert_close(whole, plain)
-    torch.testing.assert_close(pieces, plain)
-    pieces.backward()
+    torch.testing.assert_close(whole.sum(), plain)
+    torch.testing.assert_close(pieces, whole)
+    pieces.sum().backward()
     assert model.connector.latents.grad.abs().sum() > 0
 
 
@@ -181,10 +182,12 @@ def test_a_checkpoint_of_other_parts_is_refused(tmp_path):
 
 def test_nothing_learned_is_an_error():
     model, stage = tiny.model(), tiny.stage()
-    sample = tiny.preparer(model).get([0])[0]
-    sample.targets.fill_(IGNORE)
+    feed = tiny.feed(model)
+    pieces = tiny.pieces(feed, range(4))
+    for piece in pieces:
+        piece.read.targets.fill(IGNORE)
     with pytest.raises(ValueError, match="nothing in this step's samples is learned"):
-        accumulate(model, [sample], stage, next_token.Config().build())
+        accumulate(model, feed, [pieces], stage, next_token.Config().build())
 
 
 SCRIPT = """
@@ -203,7 +206,8 @@ except Interrupted as stopped:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
     tests = Path(__file__).resolve().parents[1]
-    told = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1", "VLMLAB_NO_TYPECHECK": "1"}
+    places = os.pathsep.join([str(tests), *sys.path])
+    told = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "VLMLAB_NO_TYPECHECK": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "run")], env=told, stdout=subprocess.PIPE, text=True
     )

@@ -1,8 +1,7 @@
-"""The order of samples, packing, the learning rate's course, parameter groups, the picture of the loss."""
+"""The learning rate's course, parameter groups, the picture of the loss."""
 
 import itertools
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
 
 import pytest
 import torch
@@ -13,35 +12,7 @@ from train import tiny
 from vlmlab.batch import Message, Sample
 from vlmlab.train.optimizer import course, optimizer, set_rate
 from vlmlab.train.plot import Line, chart
-from vlmlab.train.prepare import Prepared, Preparer, order, pack
-
-
-@given(seed=st.integers(0, 1 << 20), batch=st.integers(1, 9), length=st.integers(1, 40), step=st.integers(0, 30))
-def test_the_order_is_a_function_of_seed_and_step(seed, batch, length, step):
-    assert order(seed, step, batch, length) == order(seed, step, batch, length)
-    drawn = [index for number in range(length) for index in order(seed, number, batch, length)]
-    # In `length` steps every sample comes exactly `batch` times.
-    assert Counter(drawn) == dict.fromkeys(range(length), batch)
-
-
-def test_seeds_and_passes_differ():
-    passes = [tuple(order(seed, step, 30, 30)) for seed in range(4) for step in range(4)]
-    assert len(set(passes)) == 16
-
-
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20), tokens=st.integers(1, 60))
-def test_packing_keeps_every_token_once(lengths, tokens):
-    samples = [Prepared(torch.full((n,), at), torch.full((n,), -100)) for at, n in enumerate(lengths)]
-    batches = pack(samples, tokens)
-    assert torch.cat([b.tokens[0] for b, _ in batches]).tolist() == [
-        at for at, n in enumerate(lengths) for _ in range(n)
-    ]
-    for batch, _ in batches:
-        assert batch.tokens.shape[1] <= tokens or len(batch.segments.unique()) == 1
-        assert batch.segments.min() == 1
-        for number in batch.segments.unique():
-            positions = batch.positions[batch.segments == number]
-            assert positions.tolist() == list(range(len(positions)))
+from vlmlab.train.prepare import Preparer
 
 
 def test_the_rate_rises_and_falls():
@@ -96,17 +67,6 @@ def test_features_are_computed_once_and_do_not_depend_on_company(monkeypatch):
     little.get([0, 1])
     assert calls == [1] * 6  # the second did not fit, and is computed again
     assert torch.equal(little.get([1])[0].features, first[1].features)
-
-
-def test_samples_come_from_the_thread_ahead():
-    samples = tiny.preparer(tiny.model(), frozen=False)
-    samples.expect([3, 4])
-    assert set(samples.waiting) == {3, 4}
-    assert [s.tokens.tolist() for s in samples.get([3, 4])] == [
-        tiny.process(tiny.Colours()[n]).tokens[0].tolist()[:-1] for n in (3, 4)
-    ]
-    assert not samples.waiting
-    samples.close()
 
 
 def test_what_comes_after_the_last_learned_position_is_cut():

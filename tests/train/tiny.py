@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +12,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from vlmlab.batch import IGNORE, Batch, Images, Message, Picture, Sample
 from vlmlab.component import parse, write_toml
-from vlmlab.data.sources import Pair, PairSource, SourceConfig
+from vlmlab.data.mixture import Mixture
+from vlmlab.data.reading import Reader, shelves
+from vlmlab.data.sources import Pair, PairSource, Source, SourceConfig
+from vlmlab.data.stream import Order
 from vlmlab.model.vlm import VLM, VLMConfig
+from vlmlab.processor.processor import Encoded, Learn, Options
+from vlmlab.train.feed import Feed, Piece
+from vlmlab.train.ledger import Ledger
 from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import Stage
 
@@ -112,6 +119,37 @@ def stage(**changes) -> Stage:
 
 def preparer(of: VLM, count: int = 24, frozen: bool = True) -> Preparer:
     return Preparer(of, process, Colours(count), frozen)
+
+
+def encode(sample: Sample, learn: Learn = "answers", options: Options | None = None) -> Encoded:
+    """The same as `process`, as a processor tells it before it is collated."""
+    batch = process(sample)
+    learned = [False, *(batch.targets[0, :-1] != IGNORE).tolist()]
+    grid = [] if batch.images is None else batch.images.sizes()
+    patches = [] if batch.images is None else batch.images.patches.split([rows * columns for rows, columns in grid])
+    bits = [((some + 1) * 127.5).round().to(torch.uint8) for some in patches]
+    return Encoded(batch.tokens[0].tolist(), learned, bits, grid)
+
+
+def normalise(patches: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(list(patches)).float() / 127.5 - 1
+
+
+def feed(of: VLM, source: Source | int = 24, frozen: bool = True, seed: int = 0, tokens: int = 4096, workers=0) -> Feed:
+    """The stream of one source or of a mixture, as `fit` reads it."""
+    source = Colours(source) if isinstance(source, int) else source
+    stock = shelves(source, "colours", "answers", tokens)
+    drawn = source.weights() if isinstance(source, Mixture) else None
+    order = Order(seed, {name: len(shelf.source) for name, shelf in stock.items()}, drawn)
+    return Feed(of, Reader(stock, encode, IMAGE, seed), order, normalise, tokens, frozen, workers)
+
+
+def ledger(of: Feed, broken: float = 0.0, drift: float = 0.05) -> Ledger:
+    return Ledger({name: float(share) for name, share in of.order.shares.items()}, "samples", drift, broken)
+
+
+def pieces(of: Feed, places: range) -> list[Piece]:
+    return of.window(places).pieces
 
 
 PLUGIN = Colours

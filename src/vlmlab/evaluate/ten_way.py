@@ -135,20 +135,16 @@ def ten_way(
     asked, left_out = questions(source, score.candidates, score.pictures, seed)
     own = samples or Preparer(model, process, source, frozen=True)
     model.eval()
-    try:
-        parts = {q.index: cut(own.get([q.index])[0]) for q in asked}
-        for index in {i for q in asked for i in q.candidates} - parts.keys():
-            parts[index] = cut(own.read(index))
-        seen, swapped = _with_pictures(model, asked, parts, advance)
-        needed = sorted({index for q in asked for index in q.candidates})
-        blind = _of_titles(model, [_without_picture(process, source[asked[0].index])], parts, needed)
-        usual = {index: 0.0 for index in needed}
-        if others is not None and score.others:
-            drawn = random.Random(seed).sample(range(len(others)), min(score.others, len(others)))
-            usual = _of_titles(model, [cut(sample)[0] for sample in others.get(drawn)], parts, needed)
-    finally:
-        if samples is None:
-            own.close()
+    parts = {q.index: cut(own.get([q.index])[0]) for q in asked}
+    for index in {i for q in asked for i in q.candidates} - parts.keys():
+        parts[index] = cut(own.read(index))
+    seen, swapped = _with_pictures(model, asked, parts, advance)
+    needed = sorted({index for q in asked for index in q.candidates})
+    blind = _of_titles(model, [_without_picture(process, source[asked[0].index])], parts, needed)
+    usual = {index: 0.0 for index in needed}
+    if others is not None and score.others:
+        drawn = random.Random(seed).sample(range(len(others)), min(score.others, len(others)))
+        usual = _of_titles(model, [cut(sample)[0] for sample in others.get(drawn)], parts, needed)
     choices = tuple(
         Choice(
             question.index,

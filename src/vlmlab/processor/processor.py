@@ -14,7 +14,7 @@ from torch import Tensor
 from vlmlab.batch import IGNORE, Batch, Images, Picture, Sample
 from vlmlab.processor.chat import DOCUMENTS, Span, render
 from vlmlab.processor.decode import MAX_PIXELS, Fetch, open_picture
-from vlmlab.processor.images import StrategyConfig, native, split
+from vlmlab.processor.images import Piece, StrategyConfig, native, split
 from vlmlab.processor.patches import cut, normalise
 
 Learn = Literal["answers", "everything"]
@@ -49,7 +49,8 @@ class Options:
     """What one request may change: how its pictures are read, and how much they may cost.
 
     `images` replaces the strategy; `split` turns splitting on or off; `longest` and `shortest` change the limits in
-    pixels. With `max_visual_tokens`, splitting is given up and then the pictures are made smaller, no more than it
+    pixels. `scales` reads each picture as if it were so many times as large (empty: as large as it is): it is resized
+    once. With `max_visual_tokens`, splitting is given up and then the pictures are made smaller, no more than it
     takes, until all the sample's image tokens together fit.
     """
 
@@ -58,6 +59,7 @@ class Options:
     longest: int | None = None
     shortest: int | None = None
     max_visual_tokens: int | None = None
+    scales: tuple[float, ...] = ()
 
 
 class Seen(NamedTuple):
@@ -224,20 +226,28 @@ class Processor:
     def _see(self, pictures: Sequence[Picture], options: Options, threads: int) -> list[Seen]:
         """The pictures of one sample, cut. Without a token budget each is decoded, cut and dropped on its own."""
         config = _chosen(self.config.images, options)
+        scales = options.scales or (1.0,) * len(pictures)
+        if len(scales) != len(pictures):
+            raise ValueError(f"{len(scales)} scales were given for {len(pictures)} pictures")
 
         def opened(picture: Picture) -> PIL.Image.Image:
             return open_picture(picture, self.fetch, self.config.max_pixels)
 
         if options.max_visual_tokens is None:
-            return _each(lambda picture: self._cut(opened(picture), config, picture.name), pictures, threads)
+            scaled = list(zip(pictures, scales, strict=True))
+            return _each(lambda one: self._cut(opened(one[0]), config, one[0].name, one[1]), scaled, threads)
         images = _each(opened, pictures, threads)
-        config = self._within(config, [image.size for image in images], options.max_visual_tokens)
-        named = list(zip(images, (picture.name for picture in pictures), strict=True))
-        return _each(lambda one: self._cut(one[0], config, one[1]), named, threads)
+        sizes = [_scaled(image.size, scale) for image, scale in zip(images, scales, strict=True)]
+        config = self._within(config, sizes, options.max_visual_tokens)
+        named = list(zip(images, (picture.name for picture in pictures), scales, strict=True))
+        return _each(lambda one: self._cut(one[0], config, one[1], one[2]), named, threads)
 
-    def _cut(self, image: PIL.Image.Image, config: StrategyConfig, name: str) -> Seen:
+    def _cut(self, image: PIL.Image.Image, config: StrategyConfig, name: str, scale: float) -> Seen:
         try:
-            pieces = [cut(image, piece, self.config.patch) for piece in config.build().plan(*image.size)]
+            plan = config.build().plan(*_scaled(image.size, scale))
+            if scale != 1:  # what is cut out is cut out of the picture as it is
+                plan = [Piece(_shrunk(piece.box, scale, image.size), piece.size) for piece in plan]
+            pieces = [cut(image, piece, self.config.patch) for piece in plan]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         return Seen([patches for patches, _ in pieces], [size for _, size in pieces])
@@ -317,6 +327,18 @@ def _each(function: Callable[[Given], Made], things: Sequence[Given], threads: i
         return list(pool.map(function, things))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """So many times a width and height, in whole pixels."""
+    return (size[0], size[1]) if scale == 1 else (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+
+
+def _shrunk(box: tuple[int, int, int, int], scale: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A box of the scaled picture in the picture itself: at least one pixel, inside it."""
+    left, top = (min(round(start / scale), side - 1) for start, side in zip(box[:2], size, strict=True))
+    right, bottom = (min(max(round(end / scale), 1), side) for end, side in zip(box[2:], size, strict=True))
+    return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def _cheaper(config: StrategyConfig, patch: int) -> Iterator[StrategyConfig]:

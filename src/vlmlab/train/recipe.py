@@ -54,9 +54,14 @@ class Stage:
     `train` names the parts that learn. A step draws `batch` samples and computes them in passes of up to `tokens`
     tokens. `lr_factors` and `decay_factors` multiply `lr` and `weight_decay` for a part. `warmup` is in steps; `final`
     is the share of `lr` left at the end. `clip` bounds the gradient's norm (0: no bound). `learn` says which tokens are
-    learned. With `precision = "bfloat16"` the products of a decoder that does not learn (on CUDA: all products) are
-    made in that; what learns is kept in float32. A checkpoint is written every `save_every` steps and `keep` of them
-    are kept; metrics are written every `log_every`.
+    learned, where a mixture does not. With `precision = "bfloat16"` the products of a decoder that does not learn (on
+    CUDA: all products) are made in that; what learns is kept in float32. A checkpoint is written every `save_every`
+    steps and `keep` of them are kept; metrics are written every `log_every`.
+
+    A step's samples are read and packed in windows of `window` (0: of the whole batch, or where that is large, of as
+    many as divide it, 128 at most), ahead of need by so many `workers` (processes; 0: none on a CPU, else one thread).
+    What cannot be read is skipped until it is more than a share of `broken` of the samples (counted from 1,000 up).
+    `noise` is NEFTune's alpha (the paper's training code: 5; 0: no noise).
     """
 
     steps: int
@@ -79,14 +84,20 @@ class Stage:
     save_every: int = 200
     keep: int = 2
     log_every: int = 1
+    window: int = 0
+    workers: int = 0
+    broken: float = 0.01
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "tokens", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("lr", "warmup", "weight_decay", "clip", "final"):
+        for name in ("lr", "warmup", "weight_decay", "clip", "final", "window", "workers", "broken", "noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        if self.window and self.batch % self.window:
+            raise ValueError(f"batch = {self.batch} is not made of whole windows of {self.window}")
         for key, names in (
             ("train", self.train),
             ("lr_factors", self.lr_factors),
@@ -99,6 +110,11 @@ class Stage:
                     )
         if not self.train:
             raise ValueError(f"train names no part; the parts: {', '.join(PARTS)}")
+
+    @property
+    def together(self) -> int:
+        """How many samples a window holds."""
+        return self.window or max(size for size in range(1, min(self.batch, 128) + 1) if self.batch % size == 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,22 +6,29 @@ samples.html    what the model was shown
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from vlmlab.batch import Batch, Sample
+from vlmlab.data.mixture import Mixture, measured, shares
+from vlmlab.data.reading import Reader, shelves
 from vlmlab.data.sources import Source
+from vlmlab.data.stream import Order
 from vlmlab.hub.assemble import assemble
 from vlmlab.hub.backbones import get_nano
 from vlmlab.hub.load import load, locate
 from vlmlab.hub.save import save
 from vlmlab.model.vlm import VLM
-from vlmlab.processor.processor import Processor
+from vlmlab.processor.patches import normalise
+from vlmlab.processor.processor import Encoded, Learn, Options, Processor
 from vlmlab.train import checkpoint
+from vlmlab.train.feed import Feed
+from vlmlab.train.ledger import Event, Ledger
 from vlmlab.train.log import write_text
 from vlmlab.train.loop import Watch, fit
 from vlmlab.train.origin import Origin
@@ -45,10 +52,65 @@ class Run:
         """One sample as a batch of one row with targets, as the recipe's stage learns."""
         return self.processor([sample], learn=self.recipe.stage.learn)
 
+    def encode(self, sample: Sample, learn: Learn, options: Options) -> Encoded:
+        """One sample as token ids and patches."""
+        return self.processor.encode(sample, learn=learn, options=options)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the vision tower stays as it is, so that what it sees may be kept."""
+        return "vision" not in self.recipe.stage.train
+
     def preparer(self, source: Source | None = None) -> Preparer:
-        """Prepared samples of a source (the training one by default), features kept where the tower is frozen."""
-        frozen = "vision" not in self.recipe.stage.train
-        return Preparer(self.model, self.process, self.source if source is None else source, frozen)
+        """Prepared samples of a source (the training one by default), to be measured on."""
+        return Preparer(self.model, self.process, self.source if source is None else source, self.frozen)
+
+    def feed(self, known: Mapping[str, str] | None = None) -> tuple[Feed, Ledger]:
+        """The stream of the recipe's samples, and the ledger of what it gives.
+
+        `known` are the sources' shares of samples where they are known already; otherwise those of a mixture in
+        another unit are found by measuring.
+        """
+        recipe, source, config = self.recipe, self.source, self.processor.config
+        stage = recipe.stage
+        stock = shelves(source, recipe.data.name, stage.learn, stage.tokens)
+        reader = Reader(stock, self.encode, self.processor.image_id, recipe.seed)
+        lengths = {name: len(shelf.source) for name, shelf in stock.items()}
+        if isinstance(source, Mixture):
+            drawn, told = _shares(source, recipe.seed, reader, known)
+            order, asked = Order(recipe.seed, lengths, drawn), source.weights()
+            ledger = Ledger(_floats(asked), source.config.unit, source.config.drift, stage.broken, told)
+        else:
+            order = Order(recipe.seed, lengths)
+            ledger = Ledger(_floats(order.shares), "samples", 1.0, stage.broken)
+
+        def normalised(patches: Sequence[Tensor]) -> Tensor:
+            return normalise(list(patches), config.mean, config.std)
+
+        return Feed(self.model, reader, order, normalised, stage.tokens, self.frozen, stage.workers), ledger
+
+
+def _floats(shares: Mapping[str, Fraction]) -> dict[str, float]:
+    return {name: float(share) for name, share in shares.items()}
+
+
+def _shares(
+    source: Mixture, seed: int, reader: Reader, known: Mapping[str, str] | None
+) -> tuple[dict[str, Fraction], list[Event]]:
+    """The share of samples of each source of a mixture, and what the log is told of how it was found."""
+    if known is not None:
+        return {name: Fraction(share) for name, share in known.items()}, []
+    if source.config.unit == "samples":
+        return source.weights(), []
+    means = measured(source, seed, reader.size)
+    found = shares(source, means)
+    told = {
+        "unit": source.config.unit,
+        "probe": source.config.probe,
+        "means": {name: {k: round(v, 3) for k, v in dataclasses.asdict(mean).items()} for name, mean in means.items()},
+        "shares_of_samples": {name: round(float(share), 6) for name, share in found.items()},
+    }
+    return found, [("probe", told)]
 
 
 def build(recipe: Recipe, device: str = "cpu") -> Run:
@@ -79,8 +141,9 @@ def train(run: Run, folder: Path, origin: Origin, resume: bool = False, watch: W
     """Train as the recipe says, in a folder made ready by `begin`, and leave the model there; see `fit`."""
     recipe = run.recipe
     every = 0 if recipe.score is None else recipe.score.every
-    samples = run.preparer()
-    fit(run.model, samples, recipe.stage, recipe.seed, folder, origin, watch, every, resume)
+    before = checkpoint.latest(folder) if resume else None
+    feed, ledger = run.feed(None if before is None else before.state()["stream"]["shares"])
+    fit(run.model, feed, ledger, recipe.stage, recipe.seed, folder, origin, watch, every, resume)
     save(run.model, run.processor, folder / MODEL, {"made_by": origin.plain()})
 
 

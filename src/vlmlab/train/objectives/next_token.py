@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vlmlab.batch import IGNORE, Batch
 from vlmlab.model.vlm import VLM
-from vlmlab.train.objectives import Objective, ObjectiveConfig
+from vlmlab.train.objectives import Loss, Objective, ObjectiveConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,27 +35,26 @@ class NextToken(Objective):
         """The learned tokens of the batch."""
         return 0 if batch.targets is None else int((batch.targets != IGNORE).sum())
 
-    def __call__(
-        self, model: VLM, batch: Batch, features: Float[Tensor, "p v"] | None = None
-    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """The summed loss. Raises ValueError for a batch in which nothing is learned."""
+    def __call__(self, model: VLM, batch: Batch, features: Float[Tensor, "p v"] | None = None) -> Loss:
+        """The loss of each learned token. Raises ValueError for a batch in which nothing is learned."""
         if batch.targets is None or not self.weight(batch):
             raise ValueError("nothing in this batch is learned: its samples need answers (or learn = everything)")
         targets = batch.targets.flatten()
         rows = (targets != IGNORE).nonzero().flatten()
         targets = targets[rows]
 
-        def sum_up(hidden: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+        def losses(hidden: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
             def piece(some: Tensor, wanted: Tensor) -> Tensor:
-                return F.cross_entropy(head(some).float(), wanted, reduction="sum")
+                return F.cross_entropy(head(some).float(), wanted, reduction="none")
 
             pieces = list(zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True))
             if len(pieces) == 1:
                 return piece(*pieces[0])
             # The logits of a chunk are dropped after use and made again in the backward pass.
-            return torch.stack([checkpoint(piece, *some, use_reentrant=False) for some in pieces]).sum()
+            return torch.cat([checkpoint(piece, *some, use_reentrant=False) for some in pieces])
 
-        return model(batch, rows=rows, then=sum_up, features=features), {}
+        each = model(batch, rows=rows, then=losses, features=features)
+        return Loss(each, batch.segments.flatten()[rows], {})
 
 
 PLUGIN = NextToken
