@@ -11,6 +11,7 @@ from vlmlab import component
 from vlmlab.hub import files, names, settings
 from vlmlab.hub.configs import ACTIVATIONS
 from vlmlab.hub.load import load
+from vlmlab.model.adapters import plain_state
 from vlmlab.model.connectors import perceiver
 from vlmlab.model.fusion import interleave
 from vlmlab.model.language import mistral
@@ -144,9 +145,9 @@ def to_config(model: VLMConfig, processor: Processor, dtype: str) -> dict[str, A
 
 
 def to_weights(model: VLM) -> dict[str, Tensor]:
-    """The weights of an Idefics2 by their names on the hub."""
+    """The weights of an Idefics2 by their names on the hub, with what acts of its adapters in them."""
     found = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in plain_state(model).items():
         renamed = names.to_theirs(name, names.IDEFICS2)
         assert renamed is not None, name
         theirs, how = renamed

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from vlmlab import component
-from vlmlab.hub import configs, files, fill, names, settings
+from vlmlab.hub import adapters, configs, files, fill, names, settings
 from vlmlab.hub.files import Weights
 from vlmlab.model.meta import without_memory
 from vlmlab.model.vlm import VLM, VLMConfig
@@ -33,15 +33,19 @@ def load(
     dtype: torch.dtype | None = None,
     revision: str | None = None,
     fetch: Fetch | None = None,
+    adapter: Path | str | None = None,
 ) -> tuple[VLM, Processor]:
     """The model and its processor, from a checkpoint folder or a hub id such as HuggingFaceM4/idefics2-8b.
 
     `dtype=None` keeps the weights as they are stored; `revision` is a branch, tag or commit of a hub id; `fetch` gets
-    the bytes of pictures that are named by URL, which are refused without it. Memory stays below the weights and one
-    shard. Raises ValueError that says what is wrong with which file, and what to do.
+    the bytes of pictures that are named by URL, which are refused without it; `adapter` is a folder or hub id of PEFT's
+    files, whose adapter acts in the model. Memory stays below the weights and one shard. Raises ValueError that says
+    what is wrong with which file, and what to do.
     """
     place = locate(folder, revision)
     model = read_model(place, device, dtype)
+    if adapter is not None:
+        adapters.read(model, locate(adapter))
     return model, read_processor(place, model, fetch)
 
 

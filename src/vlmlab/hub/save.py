@@ -7,6 +7,7 @@ from typing import Any
 from vlmlab import component
 from vlmlab.hub import files
 from vlmlab.hub.load import RECIPE
+from vlmlab.model.adapters import plain_state
 from vlmlab.model.vlm import VLM
 from vlmlab.processor.processor import Processor
 
@@ -20,8 +21,8 @@ def save(
 ) -> Path:
     """Write a model of any architecture, with its processor where there is one, into a folder that `load` reads.
 
-    `extra` are further tables of `vlmlab.toml`, such as where the model came from. Each file is written whole or not at
-    all, `vlmlab.toml` last; other files of the folder are left alone.
+    What acts of its adapters is in the weights. `extra` are further tables of `vlmlab.toml`, such as where the model
+    came from. Each file is written whole or not at all, `vlmlab.toml` last; other files of the folder are left alone.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,6 +34,6 @@ def save(
     clash = data.keys() & (extra or {}).keys()
     if clash:
         raise ValueError(f"extra may not hold {sorted(clash)[0]!r}, which is the model's own table")
-    files.write_checkpoint(folder, model.state_dict(), shard)
+    files.write_checkpoint(folder, plain_state(model), shard)
     files.write_text(folder / RECIPE, component.write_toml({**data, **(extra or {})}))
     return folder

@@ -59,11 +59,6 @@ class Config:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and less than 1, not {self.dropout:g}")
 
-    @property
-    def scale(self) -> float:
-        """How many times what is learned counts."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
 
 class LowRank(nn.Module):
     """One adapter of one layer. With a `magnitude` it is DoRA's, else LoRA's."""
@@ -72,15 +67,26 @@ class LowRank(nn.Module):
         self,
         a: Float[Tensor, "r i"],
         b: Float[Tensor, "o r"],
-        scale: float,
+        alpha: float,
         magnitude: Float[Tensor, " o"] | None = None,
         dropout: float = 0.0,
+        rslora: bool = False,
     ) -> None:
         super().__init__()
         self.a, self.b = nn.Parameter(a), nn.Parameter(b)
         self.magnitude = None if magnitude is None else nn.Parameter(magnitude)
-        self.scale, self.dropout = scale, dropout
+        self.alpha, self.dropout, self.rslora = alpha, dropout, rslora
         self._known: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
+
+    @property
+    def rank(self) -> int:
+        """How many rows `a` has."""
+        return len(self.a)
+
+    @property
+    def scale(self) -> float:
+        """How many times what is learned counts."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def forward(self, x: Float[Tensor, "*n i"], out: Float[Tensor, "*n o"], base: Base) -> Float[Tensor, "*n o"]:
         """What the layer gives for `x`, where its `base` alone gives `out`."""
@@ -199,7 +205,9 @@ def add(model: nn.Module, paths: Iterable[str], config: Config, name: str = DEFA
             nn.init.normal_(a, std=1 / config.rank)
         else:
             nn.init.kaiming_uniform_(a, math.sqrt(5))
-        made[path] = LowRank(a, a.new_zeros(weight.shape[0], config.rank), config.scale, dropout=config.dropout)
+        made[path] = LowRank(
+            a, a.new_zeros(len(weight), config.rank), config.alpha, None, config.dropout, config.rslora
+        )
         if config.kind == "dora":
             made[path].magnitude = nn.Parameter(made[path]._length(base))
     attach(model, made, name)

@@ -1,0 +1,327 @@
+"""Adapters by the names of transformers' modules, and in PEFT's files.
+
+    adapter_config.json          PEFT's LoraConfig         adapter_model.safetensors    the numbers
+
+What PEFT says by a setting that we do not have is refused by the setting's name. Which layers are adapted, and in which
+rank, is read off the tensors. Modules that transformers has no name for (of towers other than Idefics2's, say) are
+called as we call them: we read such a file back, PEFT has no model for it.
+"""
+
+import collections
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from vlmlab.hub import files, fill, names
+from vlmlab.model import adapters
+from vlmlab.model.adapters import DEFAULT, Adapted, LowRank
+from vlmlab.model.nf4 import NF4
+from vlmlab.model.vlm import VLM
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
+TIED = "lm_head.weight"
+
+PARTS = {
+    "vision": ("model.vision_model",),
+    "connector": ("model.connector",),
+    "language": ("model.text_model", "lm_head"),
+    "fusion": ("fusion",),
+}
+"""What holds each part in transformers' Idefics2. A fusion that has parameters is not part of it."""
+
+READ = {"r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"}
+FREE = {
+    *("peft_type", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode"),
+    *("peft_version", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "megatron_core"),
+    *("qalora_group_size", "loftq_config", "runtime_config", "ensure_weight_tying"),
+}
+"""Settings that change nothing once the numbers are there: the tensors' names say what is adapted."""
+
+DRAWN = (True, False, "gaussian", "orthogonal", None)
+"""Ways to begin that leave the base's weights alone; the others (PiSSA, OLoRA, ...) put part of them in the adapter."""
+
+
+def linear_layers(model: VLM, part: str) -> dict[str, str]:
+    """The layers of a part that can be adapted: our path, and transformers' name.
+
+    The tower's first layer is a convolution there, and is left out.
+    """
+    found = {}
+    for path, module in model.get_submodule(part).named_modules(prefix=part):
+        inside = isinstance(model.get_submodule(path.rpartition(".")[0]), Adapted)
+        if isinstance(module, nn.Linear | NF4 | Adapted) and not inside:
+            theirs = names.to_theirs(f"{path}.weight", names.IDEFICS2)
+            if theirs is None or theirs[1] == "same":
+                found[path] = path if theirs is None else theirs[0].removesuffix(".weight")
+    return found
+
+
+def resolve(model: VLM, part: str, targets: Sequence[str]) -> list[str]:
+    """The paths of a part's layers that `targets` name by the end of theirs; with none, all but the language head.
+
+    Raises ValueError for a target that fits no layer, giving the nearest that do.
+    """
+    known = linear_layers(model, part)
+    head = "language.output"
+    if not targets:
+        if not known.keys() - {head}:
+            raise ValueError(f"the {part} of this model has no linear layers to adapt")
+        return [path for path in known if path != head]
+    found = {path for target in targets for path in _fitting(known, target, part, "linear layer", _ends)}
+    return [path for path in known if path in found]
+
+
+def modules(model: VLM, part: str, wanted: Sequence[str]) -> list[str]:
+    """The paths of a part's modules with parameters of their own that `wanted` name, or that are inside of those.
+
+    Raises ValueError for a name that fits none, giving the nearest, and for one that is adapted.
+    """
+    known = {}
+    for path, module in model.get_submodule(part).named_modules(prefix=part):
+        own = [key for key, _ in module.named_parameters(recurse=False)]
+        if own and not any(isinstance(m, Adapted | LowRank) for m in _above(model, path)):
+            theirs = names.to_theirs(f"{path}.{own[0]}", names.IDEFICS2)
+            known[path] = path if theirs is None else theirs[0].removesuffix(f".{own[0]}")
+    found = {path for name in wanted for path in _fitting(known, name, part, "module that is not adapted", _inside)}
+    return [path for path in known if path in found]
+
+
+def _above(model: nn.Module, path: str) -> Iterable[nn.Module]:
+    """The module at a path and those that hold it."""
+    pieces = path.split(".")
+    return (model.get_submodule(".".join(pieces[:end])) for end in range(1, len(pieces) + 1))
+
+
+def _ends(path: str, name: str) -> bool:
+    return f".{path}".endswith(f".{name}")
+
+
+def _inside(path: str, name: str) -> bool:
+    return f".{name}." in f".{path}."
+
+
+def _fitting(known: Mapping[str, str], name: str, part: str, what: str, fits: Any) -> list[str]:
+    found = [path for path, theirs in known.items() if fits(theirs, name) or fits(path, name)]
+    if found:
+        return found
+    words = {theirs.rpartition(".")[2]: None for theirs in known.values()} if known else {}
+    near = difflib.get_close_matches(name.rpartition(".")[2], words, n=3, cutoff=0.5) or list(words)[:12]
+    raise ValueError(
+        f"no {what} of the {part} is called {name!r}"
+        + (f"; the nearest: {', '.join(near)}" if near else f": the {part} has none")
+    )
+
+
+def save(
+    model: VLM, folder: Path | str, base: str | None = None, whole: Iterable[str] = (), name: str = DEFAULT
+) -> Path:
+    """Write an adapter, and what was trained in full beside it, as a folder that PEFT reads.
+
+    `base` says which model it is for; `whole` are parts (`connector`) and paths of modules whose weights are written as
+    they are, PEFT's `modules_to_save`. Raises ValueError when PEFT's one config cannot say what the adapter is.
+    """
+    folder = Path(folder)
+    found = {p: layer.adapters[name] for p, layer in adapters.layers(model).items() if name in layer.adapters}
+    if not found:
+        raise ValueError(f"the model has no adapter called {name!r} to save")
+    tensors: dict[str, Tensor] = {}
+    said: dict[str, LowRank] = {}
+    for path, adapter in found.items():
+        assert isinstance(adapter, LowRank)
+        theirs = _theirs(path)
+        said[theirs] = adapter
+        tensors[f"{PREFIX}{theirs}.lora_A.weight"] = adapter.a
+        tensors[f"{PREFIX}{theirs}.lora_B.weight"] = adapter.b
+        if adapter.magnitude is not None:
+            tensors[f"{PREFIX}{theirs}.lora_magnitude_vector"] = adapter.magnitude
+    kept, state = [], model.state_dict()
+    for path in whole:
+        kept += list(PARTS.get(path, (_theirs(path),)))
+        tensors |= {
+            PREFIX + k: v for ours in state if _inside(ours, path) for k, v in _renamed(model, ours, state[ours])
+        }
+    if PREFIX + TIED in tensors and "lm_head" not in kept:
+        kept.append("lm_head")
+    config = _config(said, _shortest(model, list(said)), kept, base)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_weights(folder / WEIGHTS, tensors)
+    files.write_json(folder / CONFIG, config)
+    return folder
+
+
+def _theirs(path: str) -> str:
+    """Transformers' name of a module with a weight, or ours where it has none."""
+    found = names.to_theirs(f"{path}.weight", names.IDEFICS2)
+    return path if found is None else found[0].removesuffix(".weight")
+
+
+def _renamed(model: VLM, ours: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+    found = names.to_theirs(ours, names.IDEFICS2)
+    if found is None:
+        return [(ours, tensor)]
+    theirs, how = found
+    made = names.to_convolution(tensor, model.config.vision.patch) if how == "patch" else tensor
+    # A tied head is a copy of its own in PEFT, once the embedding is one.
+    tied = ours == "language.embedding.weight" and not any(k == "output.weight" for k in model.language.state_dict())
+    return [(theirs, made), (TIED, made.clone())] if tied else [(theirs, made)]
+
+
+def _config(
+    said: Mapping[str, LowRank], targets: Sequence[str], kept: Sequence[str], base: str | None
+) -> dict[str, Any]:
+    """PEFT's LoraConfig for the adapters of some modules, by transformers' names."""
+    for key, values in (
+        ("kinds (LoRA and DoRA)", {a.magnitude is not None for a in said.values()}),
+        ("rslora", {a.rslora for a in said.values()}),
+        ("dropout", {a.dropout for a in said.values()}),
+    ):
+        if len(values) > 1:
+            raise ValueError(f"this adapter has more than one of {key}; PEFT's files hold one for all layers")
+    first = next(iter(said.values()))
+    rank = collections.Counter(a.rank for a in said.values()).most_common(1)[0][0]
+    alpha = collections.Counter(a.alpha for a in said.values()).most_common(1)[0][0]
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": first.dropout,
+        "use_rslora": first.rslora,
+        "use_dora": first.magnitude is not None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "target_modules": list(targets),
+        "modules_to_save": list(kept) or None,
+        "rank_pattern": {re.escape(k): a.rank for k, a in said.items() if a.rank != rank},
+        "alpha_pattern": {re.escape(k): a.alpha for k, a in said.items() if a.alpha != alpha},
+    }
+
+
+def _shortest(model: VLM, adapted: Sequence[str]) -> list[str]:
+    """The last words of the adapted modules' names where those fit no other module, else the whole names."""
+    every = [theirs for part in PARTS for theirs in linear_layers(model, part).values()]
+    words = sorted({theirs.rpartition(".")[2] for theirs in adapted})
+    fitting = [theirs for theirs in every if any(_ends(theirs, word) for word in words)]
+    return words if set(fitting) == set(adapted) else sorted(adapted)
+
+
+def read(model: VLM, place: Path, name: str = DEFAULT) -> dict[str, Any]:
+    """Give a model the adapter in a local folder of PEFT's, and let it act. Returns its config.
+
+    Its numbers are held in the dtype of the layers they are for. Modules that PEFT saved whole replace the model's.
+    Raises ValueError naming the file and the setting or tensor that does not fit.
+    """
+    if (place / PICKLE).is_file() and not (place / WEIGHTS).is_file():
+        raise ValueError(
+            f"{place} holds its weights as a Python pickle only, which can run code when it is read; vlmlab reads "
+            "safetensors alone: save the adapter again with a newer PEFT, where you trust it"
+        )
+    if not (place / CONFIG).is_file():
+        raise ValueError(f"{place} is no adapter of PEFT's: it has no {CONFIG}")
+    config = _checked(files.read_json(place / CONFIG), place / CONFIG)
+    try:
+        with safetensors.safe_open(place / WEIGHTS, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError(f"{place} has no {WEIGHTS}") from None
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{place / WEIGHTS} is not a whole safetensors file ({error}); fetch it again") from None
+    try:
+        low, whole = _sorted(model, tensors)
+        adapters.attach(model, {path: _made(model, path, some, config) for path, some in low.items()}, name)
+        for path, tensor in whole.items():
+            _put(model, path, tensor)
+    except ValueError as error:
+        raise ValueError(f"{place / WEIGHTS}: {error}") from None
+    return config
+
+
+def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """PEFT's config, when it says nothing that we would have to ignore."""
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ValueError(f"{path}: peft_type {kind!r} is not supported; known: LORA")
+    if config.get("init_lora_weights", True) not in DRAWN:
+        raise ValueError(
+            f"{path}: init_lora_weights = {config['init_lora_weights']!r} changes the base's weights too: convert the "
+            "adapter to plain LoRA when saving it with PEFT (path_initial_model_for_weight_conversion)"
+        )
+    for key, value in config.items():
+        harmless = value in (None, False, {}, []) or (key == "bias" and value == "none")
+        if key not in READ | FREE | {"init_lora_weights"} and not harmless:
+            raise ValueError(f"{path}: {key} = {json.dumps(value)[:80]} is not supported")
+    return config
+
+
+def _sorted(model: VLM, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """An adapter's tensors by our paths: those of each adapted layer, and whole ones by the path of the parameter."""
+    low: dict[str, dict[str, Tensor]] = collections.defaultdict(dict)
+    whole: dict[str, Tensor] = {}
+    parameters = dict(model.named_parameters())
+    known = {theirs: path for part in PARTS for path, theirs in linear_layers(model, part).items()}
+    for key, tensor in tensors.items():
+        theirs = key.removeprefix(PREFIX)
+        found = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?", theirs)
+        if found is not None:
+            if found[1] not in known:
+                near = difflib.get_close_matches(found[1], known, n=1, cutoff=0.0)
+                raise ValueError(f"it holds {key}, but no linear layer here is called so; the nearest: {near[0]}")
+            low[known[found[1]]][found[2]] = tensor
+            continue
+        ours = names.to_ours(theirs, names.IDEFICS2) or (theirs, "same")
+        if theirs == TIED and "language.output.weight" not in parameters:
+            continue  # the tied head's copy
+        if ours[0] not in parameters:
+            raise ValueError(f"it holds {key}, which this model has no place for")
+        whole[ours[0]] = names.MAKE[ours[1]](tensor)
+    return low, whole
+
+
+def _made(model: VLM, path: str, some: Mapping[str, Tensor], config: Mapping[str, Any]) -> LowRank:
+    theirs = _theirs(path)
+    wanted = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if config.get("use_dora", False) else set())
+    if some.keys() != wanted:
+        odd = sorted(some.keys() ^ wanted)[0]
+        raise ValueError(f"{odd} of {theirs} is {'missing' if odd in wanted else 'there, but use_dora is not set'}")
+    a, b, magnitude = some["lora_A"], some["lora_B"], some.get("lora_magnitude_vector")
+    rank = int(_pattern(config, "rank_pattern", theirs, config.get("r", 8)))
+    if a.ndim != 2 or b.ndim != 2 or not len(a) == b.shape[1] == rank:
+        raise ValueError(f"lora_A and lora_B of {theirs} are {list(a.shape)} and {list(b.shape)}, not of rank {rank}")
+    alpha = float(_pattern(config, "alpha_pattern", theirs, config.get("lora_alpha", 8)))
+    layer = model.get_submodule(path)
+    base = layer.base if isinstance(layer, Adapted) else layer
+    assert isinstance(base, nn.Linear | NF4)
+    like = base.weight
+    a, b, magnitude = a.to(like), b.to(like), None if magnitude is None else magnitude.flatten().to(like)
+    dropout, rslora = float(config.get("lora_dropout", 0.0)), bool(config.get("use_rslora", False))
+    return LowRank(a, b, alpha, magnitude, dropout, rslora)
+
+
+def _pattern(config: Mapping[str, Any], key: str, theirs: str, otherwise: float | int) -> float | int:
+    """PEFT's rule: the first pattern that fits the end of the module's name counts."""
+    for pattern, value in (config.get(key) or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", theirs):
+                return value
+        except re.error as error:
+            raise ValueError(f"{key}: {pattern!r} is no pattern ({error})") from None
+    return otherwise
+
+
+@torch.no_grad()
+def _put(model: VLM, path: str, tensor: Tensor) -> None:
+    held = model.get_parameter(path)
+    if tensor.shape != held.shape:
+        raise ValueError(f"{path} is {list(held.shape)}, but {list(tensor.shape)} there")
+    fill.put(model, path, tensor.to(held.device, held.dtype))
