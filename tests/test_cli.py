@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import load_file
 
 from train import tiny
 from vlmlab import cli, terminal
@@ -179,6 +180,41 @@ def test_export_is_what_transformers_reads(run, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "idefics2"
     assert cli.main(["export", str(run), str(tmp_path / "out")]) == 2
     assert "give a new folder" in last_line(capsys)
+
+
+def test_a_run_with_adapters_is_asked_and_exported(run, picture, tmp_path, capsys):
+    recipe = tmp_path / "mine.toml"
+    mine = tmp_path / "mine"
+    rest = [
+        'data.name="train.tiny"',
+        "stage.steps=2",
+        "stage.batch=4",
+        "stage.train=[]",
+        "stage.lr=1.0",
+        "stage.warmup=0",
+    ]
+    recipe.write_text(
+        f'[start]\nmodel = "{run / "model"}"\n[stage.adapters.language]\ntargets = ["q_proj", "down_proj"]\n'
+    )
+    assert cli.main(["train", str(recipe), *rest, "--out", str(mine), "--device", "cpu"]) == 0
+    assert "language" in capsys.readouterr().out
+    asked = ["complete", "<image>Which", picture, "--max-new-tokens", "6", "--device", "cpu"]
+    said = []
+    for words in (
+        ["--model", str(mine)],
+        ["--model", str(run), "--adapter", str(mine)],
+        ["--adapter", str(mine / "adapter")],
+        ["--model", str(run)],
+    ):
+        assert cli.main([*asked, *words]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2] != said[3]
+    assert cli.main(["export", str(run), str(tmp_path / "out"), "--adapter", str(mine)]) == 0
+    assert cli.main(["export", str(mine), str(tmp_path / "same")]) == 0
+    ours, same = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "same"))
+    assert all((ours[name] - same[name]).abs().max() < 1e-5 for name in ours)
+    assert cli.main([*asked, "--model", str(run), "--adapter", str(run / "model")]) == 2
+    assert "is no adapter of PEFT's" in last_line(capsys)
 
 
 def test_info_of_a_recipe_and_of_its_run(run, capsys):

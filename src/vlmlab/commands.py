@@ -39,6 +39,8 @@ class Asking:
 
     model: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: the last demo run)")] = ""
     """Whom to ask: a model's folder, a run's, or a name on the hub."""
+    adapter: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: none)")] = ""
+    """An adapter to let act in it, in PEFT's files: its folder, a run's, or a name on the hub. Alone, in its base."""
     max_new_tokens: int = 256
     """The most tokens an answer may have."""
     temperature: float = 0.0
@@ -62,6 +64,7 @@ def ask(inputs: Annotated[Words, arg(metavar='IMAGE... "QUESTION"', help_behavio
     Examples:
       vlmlab ask photo.jpg "What is this?"
       vlmlab ask before.jpg after.jpg "What has changed?" --model HuggingFaceM4/idefics2-8b --split
+      vlmlab ask photo.jpg "What is this?" --model HuggingFaceM4/idefics2-8b --adapter runs/finetune
 
     Args:
         inputs: Pictures, then the question.
@@ -211,19 +214,29 @@ def info(
     facts.tell(_model_folder(what), overrides, asked, measure, device or _best_device())
 
 
-def export(run: Folder, out: Annotated[Positional[Path], arg(metavar="OUT")]) -> None:
+def export(
+    run: Annotated[Positional[str], arg(metavar="FOLDER|HUB-ID")],
+    out: Annotated[Positional[Path], arg(metavar="OUT")],
+    adapter: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: none)")] = "",
+) -> None:
     """Write a trained model as a folder that transformers loads as Idefics2.
+
+    What a run learned is in its weights, adapters included; the run's folder adapter/ holds those alone, for PEFT.
 
     Examples:
       vlmlab export runs/demo idefics2-nano
+      vlmlab export HuggingFaceM4/idefics2-8b idefics2-mine --adapter runs/finetune
 
     Args:
-        run: A run's folder, or a model's.
+        run: A run's folder, a model's, or its name on the hub.
         out: The folder to write.
+        adapter: An adapter to put into the weights, in PEFT's files: its folder, a run's, or a name on the hub.
     """
     from vlmlab.hub.export import export as write
+    from vlmlab.hub.load import load
 
-    write(_model_folder(str(run)), out)
+    source = _model_folder(run)
+    write(load(source, adapter=_adapter_folder(adapter)) if adapter else source, out)
     print(f"{out} is written; in transformers: AutoModelForImageTextToText.from_pretrained({str(out)!r})")
 
 
@@ -339,10 +352,24 @@ def _model_folder(name: str) -> str:
     return str(inside) if inside.is_dir() else name
 
 
+def _adapter_folder(name: str) -> str | None:
+    """A run's folder stands for the adapter inside it."""
+    inside = Path(name) / "adapter"
+    return str(inside) if name and inside.is_dir() else name or None
+
+
+def _base_of(adapter: str) -> str:
+    from vlmlab.hub import adapters
+    from vlmlab.hub.load import locate
+
+    return adapters.base_of(locate(adapter))
+
+
 def _engine(asking: Asking) -> "Engine":
     """The model to ask. Raises ValueError when none is named and no demo has been run."""
-    name = asking.model or str(DEMO)
-    if not asking.model and not (DEMO / "model").is_dir():
+    adapter = _adapter_folder(asking.adapter)
+    name = asking.model or (_base_of(adapter) if adapter else str(DEMO))
+    if not asking.model and not adapter and not (DEMO / "model").is_dir():
         raise ValueError(
             "no model was named and there is no demo run: run make demo first, or give --model FOLDER|HUB-ID"
         )
@@ -354,7 +381,7 @@ def _engine(asking: Asking) -> "Engine":
 
     where = asking.device or _best_device()
     dtype = _torch_dtype(asking.dtype)
-    model, processor = load(_model_folder(name), device=where, dtype=dtype, fetch=media.fetch)
+    model, processor = load(_model_folder(name), device=where, dtype=dtype, fetch=media.fetch, adapter=adapter)
     return Engine(model, processor)
 
 

@@ -27,14 +27,16 @@ from vlmlab.data.look import look as look_page
 from vlmlab.data.sources import PairSource
 from vlmlab.evaluate import answers, ten_way
 from vlmlab.generate.engine import Engine
+from vlmlab.model.nf4 import NF4
 from vlmlab.train import checkpoint, run
 from vlmlab.train import recipe as recipes
 from vlmlab.train.log import METRICS, PICTURE, Meter, write_text
 from vlmlab.train.loop import Watch
+from vlmlab.train.optimizer import freeze
 from vlmlab.train.origin import Origin
 from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe
-from vlmlab.train.run import MODEL, Run
+from vlmlab.train.run import ADAPTER, MODEL, Run
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "nano" / "demo.toml"
 SAMPLES, SCORES, ANSWERS, PAGE = "samples.html", "scores.json", "answers.json", "answers.html"
@@ -202,7 +204,7 @@ def _ready(folder: Path, recipe: Recipe, fresh: bool, steps: Steps) -> bool:
         steps.console.print("There was one before: starting over.")
     for name in (RESOLVED, METRICS, PICTURE, SAMPLES, SCORES, ANSWERS, PAGE):
         (folder / name).unlink(missing_ok=True)
-    for name in (MODEL, checkpoint.home(folder).name):
+    for name in (MODEL, ADAPTER, checkpoint.home(folder).name):
         shutil.rmtree(folder / name, ignore_errors=True)
     run.begin(folder, recipe, resume=False)
     return False
@@ -237,16 +239,24 @@ def _watch(made: Run) -> Watch | None:
 
 
 def _tell_parts(made: Run, steps: Steps) -> None:
+    stage = made.recipe.stage
+    freeze(made.model, stage)
     for name, parameters in made.model.parts().items():
-        count = sum(p.numel() for p in parameters)
+        learns = sum(p.numel() for p in parameters if p.requires_grad)
+        packed = sum(m.codes.numel() * 2 for m in made.model.get_submodule(name).modules() if isinstance(m, NF4))
+        count = sum(p.numel() for p in parameters) + packed
         if count:
-            state = "learns" if name in made.recipe.stage.train else "stays as it is"
+            state = "learns" if name in stage.train else "stays as it is"
+            if name in stage.adapters:
+                config = stage.adapters[name]
+                how = {"lora": "LoRA", "dora": "DoRA"}[config.kind]
+                state = f"learns {learns / 1e6:.1f} M of them, {how} of rank {config.rank}"
             shown = f"{count / 1e6:6.1f} M" if count >= 1e5 else f"{count:8,}"
             steps.say(f"{name:10} {shown} parameters, {state}")
 
 
 def _aim(recipe: Recipe) -> str:
-    parts = ", ".join(recipe.stage.train)
+    parts = ", ".join([*recipe.stage.train, *recipe.stage.adapters])
     return f"{parts}, {recipe.stage.steps} steps of {recipe.stage.batch} samples (Ctrl-C saves and stops)"
 
 

@@ -27,7 +27,7 @@ from vlmlab.model.vlm import VLM
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
-TIED = "lm_head.weight"
+HEAD, TIED = "language.output", "lm_head.weight"
 
 PARTS = {
     "vision": ("model.vision_model",),
@@ -70,11 +70,10 @@ def resolve(model: VLM, part: str, targets: Sequence[str]) -> list[str]:
     Raises ValueError for a target that fits no layer, giving the nearest that do.
     """
     known = linear_layers(model, part)
-    head = "language.output"
     if not targets:
-        if not known.keys() - {head}:
+        if not known.keys() - {HEAD}:
             raise ValueError(f"the {part} of this model has no linear layers to adapt")
-        return [path for path in known if path != head]
+        return [path for path in known if path != HEAD]
     found = {path for target in targets for path in _fitting(known, target, part, "linear layer", _ends)}
     return [path for path in known if path in found]
 
@@ -245,6 +244,14 @@ def read(model: VLM, place: Path, name: str = DEFAULT) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{place / WEIGHTS}: {error}") from None
     return config
+
+
+def base_of(place: Path) -> str:
+    """Which model the adapter in a local folder says it is for. Raises ValueError when it does not say."""
+    found = files.read_json(place / CONFIG).get("base_model_name_or_path")
+    if not isinstance(found, str) or not found:
+        raise ValueError(f"{place / CONFIG} does not say which model it is for: name one")
+    return found
 
 
 def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:

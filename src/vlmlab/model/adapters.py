@@ -290,14 +290,15 @@ def learned(module: nn.Module, name: str = DEFAULT) -> dict[str, nn.Parameter]:
     return found
 
 
-def replace(model: nn.Module, paths: Iterable[str], make: Callable[[Base], Base]) -> None:
+def replace(model: nn.Module, paths: Iterable[str], make: Callable[[nn.Linear], Base]) -> None:
     """Put `make(layer)` in the place of the linear layers at `paths`; of those that are adapted, in their base's."""
     for path in paths:
-        layer = model.get_submodule(path)
+        layer, base = model.get_submodule(path), _base(model, path)
+        assert isinstance(base, nn.Linear), path
         if isinstance(layer, Adapted):
-            layer.base = make(layer.base)
+            layer.base = make(base)
         else:
-            model.set_submodule(path, make(_base(model, path)))
+            model.set_submodule(path, make(base))
 
 
 def plain_state(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:

@@ -102,8 +102,9 @@ def restore(
     for key, value in state.items():
         name, _, kind = key.rpartition("/")
         parameter = trained[name]
-        # AdamW counts its steps on the host.
-        optimizer.state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
+        # AdamW counts its steps on the host, but for the fused one.
+        there = kind != "step" or optimizer.defaults["fused"]
+        optimizer.state[parameter][kind] = value.to(parameter.device) if there else value
 
 
 def _sync(path: Path) -> None:

@@ -21,12 +21,13 @@ from vlmlab.train import checkpoint
 from vlmlab.train.feed import Feed, Piece, Window
 from vlmlab.train.ledger import Ledger
 from vlmlab.train.log import METRICS, Log, Meter
-from vlmlab.train.noise import Place, drawn, noised
+from vlmlab.train.noise import Place, drawn, noised, seeded
 from vlmlab.train.objectives import Objective
 from vlmlab.train.optimizer import course, freeze, optimizer, set_rate
 from vlmlab.train.origin import Origin
 from vlmlab.train.prepare import join
 from vlmlab.train.recipe import Stage
+from vlmlab.train.recompute import recomputed
 
 
 class TrainingError(RuntimeError):
@@ -102,7 +103,12 @@ def fit(
 
     log = Log(run, origin, start)
     try:
-        with lowered(model, stage), _signals() as asked, Meter("training", stage.steps, start) as meter:
+        with (
+            lowered(model, stage),
+            recomputed(model, stage),
+            _signals() as asked,
+            Meter("training", stage.steps, start) as meter,
+        ):
             for kind, values in ledger.opening if not start else []:
                 log.write(kind, 0, values)
             for step in range(start, stage.steps):
@@ -243,6 +249,8 @@ def _pass(
     if stage.noise:
         stand = [Place(piece.draw, piece.number, piece.length) for piece in pieces]
         noise = drawn(stand, model.config.language.width, stage.noise, seed)
+    if any(config.dropout for config in stage.adapters.values()):
+        seeded(Place(pieces[0].draw, pieces[0].number, pieces[0].length), seed)
     with autocast(model, stage), noised(model, noise):
         loss = objective(model, batch, known)
         summed = loss.each.sum()
@@ -263,7 +271,7 @@ def _pass(
 
 @contextlib.contextmanager
 def lowered(model: VLM, stage: Stage) -> Iterator[None]:
-    """With `precision = "bfloat16"`, hold the matrices of a decoder that does not learn in bfloat16 while training.
+    """With `precision = "bfloat16"`, hold those matrices of a decoder that do not learn in bfloat16 while training.
 
     They are put back as they were at the end. What learns stays in float32; so do norms, embeddings and the stream
     between layers, and the vision tower, which sees each picture once.
@@ -272,7 +280,7 @@ def lowered(model: VLM, stage: Stage) -> Iterator[None]:
         layer.weight: layer.weight.data
         for name in ("language", "fusion")
         for layer in model.get_submodule(name).modules()
-        if stage.precision == "bfloat16" and name not in stage.train and isinstance(layer, Linear)
+        if stage.precision == "bfloat16" and isinstance(layer, Linear) and not layer.weight.requires_grad
     }
     try:
         for weight in held:

@@ -27,6 +27,13 @@ class Place(NamedTuple):
     length: int
 
 
+def seeded(place: Place, seed: int) -> None:
+    """Seed torch's generator for the dropout of a pass, by the first sample in it: whoever computes it, and when."""
+    draw = place.draw
+    numbers = (seed, zlib.crc32(draw.source.encode()), draw.number, draw.turn, place.number, 1)
+    torch.manual_seed(int(np.random.default_rng(numbers).integers(1 << 63)))
+
+
 def drawn(places: Sequence[Place], width: int, alpha: float, seed: int) -> Float[Tensor, "t d"]:
     """The noise of samples laid end to end."""
     found = []

@@ -16,6 +16,7 @@ from typing import Literal
 
 from vlmlab import component
 from vlmlab.data.sources import SourceConfig
+from vlmlab.model.adapters import Config as AdapterConfig
 from vlmlab.model.vlm import PARTS, VLMConfig
 from vlmlab.processor.processor import Config as ProcessorConfig
 from vlmlab.train.objectives import ObjectiveConfig, next_token
@@ -51,12 +52,14 @@ class Start:
 class Stage:
     """A stage of training.
 
-    `train` names the parts that learn. A step draws `batch` samples and computes them in passes of up to `tokens`
-    tokens. `lr_factors` and `decay_factors` multiply `lr` and `weight_decay` for a part. `warmup` is in steps; `final`
-    is the share of `lr` left at the end. `clip` bounds the gradient's norm (0: no bound). `learn` says which tokens are
-    learned, where a mixture does not. With `precision = "bfloat16"` the products of a decoder that does not learn (on
-    CUDA: all products) are made in that; what learns is kept in float32. A checkpoint is written every `save_every`
-    steps and `keep` of them are kept; metrics are written every `log_every`.
+    `train` names the parts that learn in full, `adapters` those that learn through adapters; the others stay as they
+    are. With `checkpointing` what layers computed is made again in the backward pass instead of kept. A step draws
+    `batch` samples and computes them in passes of up to `tokens` tokens. `lr_factors` and `decay_factors` multiply `lr`
+    and `weight_decay` for a part. `warmup` is in steps; `final` is the share of `lr` left at the end. `clip` bounds the
+    gradient's norm (0: no bound). `learn` says which tokens are learned, where a mixture does not. With `precision =
+    "bfloat16"` the products of a decoder's frozen weights (on CUDA: all products) are made in that; what learns is kept
+    in float32. A checkpoint is written every `save_every` steps and `keep` of them are kept; metrics are written every
+    `log_every`.
 
     A step's samples are read and packed in windows of `window` (0: of the whole batch, or where that is large, of as
     many as divide it, 128 at most), ahead of need by so many `workers` (processes; 0: none on a CPU, else one thread).
@@ -67,6 +70,8 @@ class Stage:
     steps: int
     batch: int = 16
     train: tuple[str, ...] = ("connector",)
+    adapters: dict[str, AdapterConfig] = dataclasses.field(default_factory=dict)
+    checkpointing: bool = False
     tokens: int = 4096
     lr: float = 1e-4
     lr_factors: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -100,6 +105,7 @@ class Stage:
             raise ValueError(f"batch = {self.batch} is not made of whole windows of {self.window}")
         for key, names in (
             ("train", self.train),
+            ("adapters", self.adapters),
             ("lr_factors", self.lr_factors),
             ("decay_factors", self.decay_factors),
         ):
@@ -108,8 +114,25 @@ class Stage:
                     raise ValueError(
                         f"{key} names {name!r}, which is no part of a model; the parts: {', '.join(PARTS)}"
                     )
-        if not self.train:
-            raise ValueError(f"train names no part; the parts: {', '.join(PARTS)}")
+        if not self.train and not self.adapters:
+            raise ValueError(f"train names no part, and there are no adapters; the parts: {', '.join(PARTS)}")
+        self._check_adapters()
+
+    def _check_adapters(self) -> None:
+        for part in self.adapters:
+            if part in self.train:
+                raise ValueError(
+                    f"train names the {part}, which adapters.{part} leaves as it is: leave out one of them"
+                )
+        for key in ("kind", "dropout", "rslora"):
+            values = {part: getattr(config, key) for part, config in self.adapters.items()}
+            if len(set(values.values())) > 1:
+                told = ", ".join(f"{part} {value}" for part, value in values.items())
+                raise ValueError(f"adapters: PEFT's files hold one {key} for all parts, not {told}")
+
+    def learns(self, part: str) -> bool:
+        """Whether anything in a part learns."""
+        return part in self.train or part in self.adapters
 
     @property
     def together(self) -> int:

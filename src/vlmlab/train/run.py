@@ -2,7 +2,7 @@
 
 recipe.toml     the resolved recipe           metrics.jsonl, loss.svg   how the loss went
 checkpoints/    to go on from                 model/                    the trained model, for `vlmlab ask`
-samples.html    what the model was shown
+samples.html    what the model was shown      adapter/                  what was learned, in PEFT's files
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from vlmlab.data.mixture import Mixture, measured, shares
 from vlmlab.data.reading import Reader, shelves
 from vlmlab.data.sources import Source
 from vlmlab.data.stream import Order
+from vlmlab.hub import adapters
 from vlmlab.hub.assemble import assemble
 from vlmlab.hub.backbones import get_nano
 from vlmlab.hub.load import load, locate
@@ -31,11 +32,12 @@ from vlmlab.train.feed import Feed
 from vlmlab.train.ledger import Event, Ledger
 from vlmlab.train.log import write_text
 from vlmlab.train.loop import Watch, fit
+from vlmlab.train.optimizer import adapt, whole
 from vlmlab.train.origin import Origin
 from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe, Start
 
-MODEL = "model"
+MODEL, ADAPTER = "model", "adapter"
 NANO = "nano"
 
 
@@ -59,7 +61,7 @@ class Run:
     @property
     def frozen(self) -> bool:
         """Whether the vision tower stays as it is, so that what it sees may be kept."""
-        return "vision" not in self.recipe.stage.train
+        return not self.recipe.stage.learns("vision")
 
     def preparer(self, source: Source | None = None) -> Preparer:
         """Prepared samples of a source (the training one by default), to be measured on."""
@@ -134,6 +136,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Run:
             model, tokenizer = VLM(recipe.model), _tokenizer(start)
         _copy_rows(model, tokenizer, start)
         processor = _processor(recipe, model, tokenizer)
+    adapt(model, recipe.stage)
     return Run(recipe, model.to(device), processor, source)
 
 
@@ -145,6 +148,8 @@ def train(run: Run, folder: Path, origin: Origin, resume: bool = False, watch: W
     feed, ledger = run.feed(None if before is None else before.state()["stream"]["shares"])
     fit(run.model, feed, ledger, recipe.stage, recipe.seed, folder, origin, watch, every, resume)
     save(run.model, run.processor, folder / MODEL, {"made_by": origin.plain()})
+    if recipe.stage.adapters:
+        adapters.save(run.model, folder / ADAPTER, recipe.start.model, whole(run.model, recipe.stage))
 
 
 def begin(folder: Path, recipe: Recipe, resume: bool) -> None:
