@@ -30,7 +30,7 @@ Examples:
 vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error arose.
 """
 
-OF_DATA = "Fetch corpora, say what they hold, filter them."
+OF_DATA = "Fetch and build corpora, say what they hold, filter them."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

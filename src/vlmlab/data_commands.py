@@ -181,9 +181,55 @@ def data_inspect(
     print(f"{found.line()}; {out} shows them")
 
 
+def data_build(
+    kind: Annotated[Positional[str], arg(metavar="KIND")],
+    place: Annotated[Positional[Path], arg(metavar="IN")],
+    out: Out,
+    overrides: Overrides,
+    workers: int = 0,
+    ray: bool = False,
+) -> None:
+    """Build a corpus from raw files: documents from HTML, pages of PDF files, pairs from a folder, text on pictures.
+
+    One that was stopped, or killed, goes on where it was, when the same is said again; the bytes are the same. KIND is
+    documents, pdf, pairs or typeset.
+
+    Examples:
+      vlmlab data build documents site-mirror documents least=200
+      vlmlab data build pdf papers pages --workers 8
+      vlmlab data build typeset novels rendered samples=5000 fonts=own
+
+    Args:
+        kind: What to build.
+        place: The folder, or the file, to build it from.
+        out: The folder to write.
+        overrides: Keys of the builder.
+        workers: How many processes (0: one for each core).
+        ray: Build on a Ray cluster whose machines share the folders.
+    """
+    from vlmlab import component
+    from vlmlab.data import build
+    from vlmlab.data.builders import BuilderConfig
+    from vlmlab.train.log import Meter
+
+    if workers < 0:
+        raise ValueError("--workers must be 0 or more")
+    config = component.parse(BuilderConfig, component.override({"name": kind}, overrides))
+    making = build.Build(config, place, out)
+    if making.done and not making.finished:
+        print(f"going on: {making.done} of {making.units} are done")
+    with Meter("built", making.units, making.done) as meter:
+        manifest = making.run(workers, ray, meter.advance)
+    for reason, count in manifest["dropped"].items():
+        print(f"{count:8} dropped: {reason}")
+    shards = len(manifest["shards"])
+    print(f"{manifest['samples']} samples in {shards} shard{'s' * (shards != 1)} of {out}")
+
+
 DATA: dict[str, Callable[..., None]] = {
     "list": data_list,
     "get": data_get,
+    "build": data_build,
     "stats": data_stats,
     "filter": data_filter,
     "inspect": data_inspect,

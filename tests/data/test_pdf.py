@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import corpora
+from vlmlab.component import parse
 from vlmlab.data import pdf
+from vlmlab.data.builders import BuilderConfig
 
 pytest.importorskip("pypdfium2")
 
@@ -190,8 +192,8 @@ def test_published_layouts(tmp_path, pages, name, tif):
 def test_plain_files_become_the_published_layout(tmp_path):
     (tmp_path / "a.pdf").write_bytes(written(two_columns(), [(40, 100, "Second page")]))
     out = tmp_path / "built.tar"
-    assert pdf.build([tmp_path / "a.pdf"], out) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pdf", "built.tar"]
+    builder = parse(BuilderConfig, {"name": "pdf"}).build(tmp_path / "a.pdf")
+    assert builder.write(range(1), out, tmp_path).samples == 1
     built, plain = (corpora.source("pdf", path=path, pages=2, side=100) for path in (out, tmp_path / "a.pdf"))
     assert built.texts(0) == plain.texts(0) == ["\n".join([TITLE, *LEFT, *RIGHT, FOOT]), "Second page"]
     assert [p.source for p in built[0].pictures] == [p.source for p in plain[0].pictures]
@@ -230,9 +232,6 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4 no")
     with pytest.raises(ValueError, match=r"bad\.pdf: not a PDF file"):
         corpora.source("pdf", path=tmp_path / "bad.pdf")
-    with pytest.raises(ValueError, match=r"bad\.pdf: not a PDF file"):
-        pdf.build([tmp_path / "bad.pdf"], tmp_path / "out.tar")
-    assert not (tmp_path / "out.tar").exists()
     (tmp_path / "scan.pdf").write_bytes(written([]))
     with pytest.raises(ValueError, match=r"scan\.pdf, page 1: page 1 has no text layer"):
         corpora.source("pdf", path=tmp_path / "scan.pdf")[0]

@@ -9,8 +9,6 @@ import ctypes
 import dataclasses
 import io
 import itertools
-import json
-import tarfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -253,28 +251,6 @@ def annotated(pdf: Pdf) -> dict[str, Any]:
 def _told(found: Sequence[Word] | Sequence[Line]) -> dict[str, Any]:
     boxes = [[round(n, 6) for n in (x1, y1, x2 - x1, y2 - y1)] for x1, y1, x2, y2 in (each.box for each in found)]
     return {"text": [each.text for each in found], "bbox": boxes, "score": [1.0] * len(boxes)}
-
-
-def build(files: Sequence[Path], out: Path) -> int:
-    """Write PDF files as one webdataset tar in PDFA's layout, which the source `pdf` reads. Returns how many.
-
-    The tar appears under its name when it is whole. Raises ValueError naming the file that cannot be read.
-    """
-    partial = out.with_name(out.name + ".partial")
-    with tarfile.open(partial, "w") as archive:
-        for number, path in enumerate(files):
-            data = path.read_bytes()
-            try:
-                with opened(data) as pdf:
-                    told = annotated(pdf)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-            for kind, content in (("pdf", data), ("json", json.dumps(told, ensure_ascii=False).encode())):
-                member = tarfile.TarInfo(f"{number:07}.{kind}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    partial.replace(out)
-    return len(files)
 
 
 def _library() -> ModuleType:

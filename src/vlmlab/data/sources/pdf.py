@@ -1,8 +1,8 @@
 """Pages of documents: the picture of a page, and its text in reading order.
 
 From plain PDF files, whose own text layer is read; or from webdataset tars as IDL and PDFA are published, in which each
-document is a `.pdf` or a `.tif` beside a `.json` with what OCR found. `vlmlab.data.pdf.build` makes such a tar of plain
-files. Pages are drawn when a sample is asked for; `texts` tells what they say without drawing them.
+document is a `.pdf` or a `.tif` beside a `.json` with what OCR found. `vlmlab data build pdf` makes such tars of
+plain files. Pages are drawn when a sample is asked for; `texts` tells what they say without drawing them.
 """
 
 import dataclasses

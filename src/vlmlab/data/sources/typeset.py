@@ -104,15 +104,42 @@ class Typeset(MadeSource[Page]):
 
     def draw(self, truth: Page) -> Image.Image:
         """The text on its background."""
-        side = self.config.side
         letters = _letters(truth)
-        left, top = (
-            round(_MARGIN + share * (side - 2 * _MARGIN - room))
-            for share, room in zip(truth.place, letters.size, strict=True)
-        )
-        image = _background(truth, side)
-        image.paste(truth.ink, (left, top), letters)
+        image = _background(truth, self.config.side)
+        image.paste(truth.ink, self._corner(truth, letters.size), letters)
         return image
+
+    def corners(self, truth: Page) -> list[tuple[tuple[float, float], ...]]:
+        """The four corners of each line on the picture, in pixels: those of its beginning's top first, clockwise."""
+        face = opened(truth.font, truth.size)
+        wide, tall = (math.ceil(side) for side in _extent(truth.lines, face))
+        letters = _letters(truth).size
+        left, top = self._corner(truth, letters)
+        turned = math.radians(truth.angle)
+        found = []
+        for number, line in enumerate(truth.lines):
+            x, y = truth.size / 2, truth.size / 4 + number * height(face)
+            right, bottom = x + face.getlength(line), y + height(face)
+            # Turned around the middle, against the clock, y downwards.
+            away = [(a - wide / 2, b - tall / 2) for a, b in ((x, y), (right, y), (right, bottom), (x, bottom))]
+            found.append(
+                tuple(
+                    (
+                        left + letters[0] / 2 + a * math.cos(turned) + b * math.sin(turned),
+                        top + letters[1] / 2 - a * math.sin(turned) + b * math.cos(turned),
+                    )
+                    for a, b in away
+                )
+            )
+        return found
+
+    def _corner(self, truth: Page, letters: tuple[int, int]) -> tuple[int, int]:
+        """Where the top left corner of the letters, of so many pixels, comes to stand."""
+        wide, tall = (
+            round(_MARGIN + share * (self.config.side - 2 * _MARGIN - room))
+            for share, room in zip(truth.place, letters, strict=True)
+        )
+        return wide, tall
 
     def _written(self, generator: random.Random) -> tuple[str, list[str]]:
         """A font, and words that it can write."""
