@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import vlmlab
 from hub import tiny
@@ -151,6 +152,20 @@ def test_an_exported_model_has_it_in_its_weights(tmp_path: Path) -> None:
     for tokens, pixels in tiny.documents(14, 3):
         batch = tiny.for_us(tokens, pixels, 14)
         assert torch.equal(beside(batch), ours(batch))
+
+
+def test_a_file_for_shipping_is_half_the_size(tmp_path: Path) -> None:
+    _, ours = pair(tmp_path)
+    adapters.add(ours, files.resolve(ours, "language", []), Config())
+    shake(adapters.learned(ours).values())
+    files.save(ours, tmp_path / "whole", whole=["connector"])
+    files.save(ours, tmp_path / "half", whole=["connector"], dtype=torch.bfloat16)
+    whole, half = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "half"))
+    assert whole.keys() == half.keys()
+    assert all(torch.equal(whole[name].bfloat16(), half[name]) for name in whole)
+    again = load_model(tmp_path / "base")
+    files.read(again, tmp_path / "half")
+    assert all(p.dtype == torch.float32 for p in again.parameters())
 
 
 @pytest.mark.parametrize(

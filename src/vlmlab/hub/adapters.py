@@ -120,12 +120,18 @@ def _fitting(known: Mapping[str, str], name: str, part: str, what: str, fits: An
 
 
 def save(
-    model: VLM, folder: Path | str, base: str | None = None, whole: Iterable[str] = (), name: str = DEFAULT
+    model: VLM,
+    folder: Path | str,
+    base: str | None = None,
+    whole: Iterable[str] = (),
+    name: str = DEFAULT,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Write an adapter, and what was trained in full beside it, as a folder that PEFT reads.
 
-    `base` says which model it is for; `whole` are parts (`connector`) and paths of modules whose weights are written as
-    they are, PEFT's `modules_to_save`. Raises ValueError when PEFT's one config cannot say what the adapter is.
+    `base` says which model it is for; `whole` are parts (`connector`) and paths of modules whose weights are written
+    too, PEFT's `modules_to_save`; `dtype` makes the file smaller (None: numbers as they are). Raises ValueError when
+    PEFT's one config cannot say what the adapter is.
     """
     folder = Path(folder)
     found = {p: layer.adapters[name] for p, layer in adapters.layers(model).items() if name in layer.adapters}
@@ -151,7 +157,7 @@ def save(
         kept.append("lm_head")
     config = _config(said, _shortest(model, list(said)), kept, base)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_weights(folder / WEIGHTS, tensors)
+    files.write_weights(folder / WEIGHTS, {key: tensor.to(dtype=dtype) for key, tensor in tensors.items()})
     files.write_json(folder / CONFIG, config)
     return folder
 
