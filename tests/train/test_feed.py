@@ -12,6 +12,7 @@ from train.test_loop import ORIGIN, same, weights
 from vlmlab.batch import Message, Sample
 from vlmlab.data.augment import Augment
 from vlmlab.data.mixture import Ingredient, Mixture, Size
+from vlmlab.data.reading import Read
 from vlmlab.data.sources import mixture as plugin
 from vlmlab.data.stream import Draw
 from vlmlab.train import checkpoint
@@ -347,3 +348,24 @@ def test_noise_is_on_the_text_while_training_and_gone_behind():
 
 def test_shares_of_the_stream_are_those_of_the_mixture():
     assert tiny.feed(tiny.model(), mixed()).order.shares == {"plain": Fraction(2, 3), "rows": Fraction(1, 3)}
+
+
+def test_training_is_noisy_in_the_same_way_however_samples_are_packed():
+    model, objective = tiny.model(), next_token.Config().build()
+    found = {}
+    for noise, tokens, seed in ((0.0, 1000, 0), (50.0, 1000, 0), (50.0, 1, 0), (50.0, 1000, 1)):
+        feed = tiny.feed(model, Uneven(24), frozen=False, tokens=tokens)
+        stage = tiny.stage(batch=8, tokens=tokens, noise=noise)
+        found[noise, tokens, seed] = accumulate(model, feed, [tiny.pieces(feed, range(8))], stage, objective, seed).mean
+    assert found[50.0, 1000, 0] == pytest.approx(found[50.0, 1, 0], rel=1e-6)
+    assert len({round(value, 4) for value in found.values()}) == 3
+
+
+def test_a_picture_behind_the_last_answer_is_kept():
+    sample = tiny.Colours()[0]
+    late = Sample((*sample.messages, Message("user", tuple(sample.pictures))))
+    read = Read.of(tiny.encode(late), tiny.IMAGE)
+    assert (read.tokens == tiny.IMAGE).sum() == 4 and len(read.grid) == 2
+    cut = Read.of(tiny.encode(sample), tiny.IMAGE)
+    assert cut.tokens.tolist() == [tiny.START, tiny.IMAGE, tiny.IMAGE, tiny.ASK, tiny.ASK + 1, 10, 20]
+    assert cut.targets[-1] == tiny.END and cut.learned == 3
