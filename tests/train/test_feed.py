@@ -252,13 +252,16 @@ def test_drift_raises_an_alarm_once():
     assert again.state() == ledger.state() and again.realised() == {"a": 0.6, "b": 0.4}
 
 
-def test_overlong_is_counted():
+def test_what_is_too_long_is_counted(tmp_path):
     ledger = Ledger({"a": 1.0}, "samples", 0.05, 0.0)
     draw = Draw("a", 4, 0)
-    assert ledger.add(Window([draw], [], [], [(draw, 2)]), {"a": 64}) == [
-        ("overlong", {"source": "a", "sample": 4, "left_out": 2})
-    ]
+    assert not ledger.add(Window([draw], [], [], [(draw, 2)]), {"a": 64})
     assert ledger.accounts["a"].overlong == 2 and ledger.accounts["a"].given == Size()
+    short = {"plain": Ingredient(tiny.Config()), "long": Ingredient(tiny.Config(), tokens=6)}
+    run(tmp_path, Mixture(plugin.Config(sources=short)), batch=6)
+    told = records(tmp_path, "mixture")[-1]
+    assert told["drawn"] == {"plain": 18, "long": 18} and told["overlong"] == {"plain": 0, "long": 18}
+    assert told["asked"] == {"plain": 0.5, "long": 0.5} and told["realised"] == {"plain": 1.0, "long": 0.0}
 
 
 def test_a_loss_that_is_not_finite_names_its_samples(tmp_path):

@@ -49,7 +49,6 @@ class Ledger:
             events.append(("skipped", {"source": draw.source, "sample": draw.number, "why": why}))
         for draw, count in window.overlong:
             self.accounts[draw.source].overlong += count
-            events.append(("overlong", {"source": draw.source, "sample": draw.number, "left_out": count}))
         for piece in window.pieces:
             name = piece.draw.source
             size = piece.read.size(rows[name]) + Size(samples=float(piece.number == 0))
