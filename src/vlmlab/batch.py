@@ -11,6 +11,7 @@ and beside those, where a second of a kind is needed:
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -170,6 +171,19 @@ class Images:
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> "Images":
         """The same images elsewhere; `dtype` applies to the patches. `grid` stays on the host, where it is read."""
         return Images(self.patches.to(device=device, dtype=dtype), self.grid.cpu())
+
+    def pieces(self, patches: int) -> list["Images"]:
+        """The same images in order, a few at a time: up to `patches` patches, or one image that has more."""
+        counts = self.grid.prod(-1).tolist()
+        cuts, room = [0], patches
+        for at, count in enumerate(counts):
+            if count > room and at > cuts[-1]:
+                cuts.append(at)
+                room = patches
+            room -= count
+        spans = list(itertools.pairwise([*cuts, len(counts)]))
+        patches_of = self.patches.split([sum(counts[a:b]) for a, b in spans])
+        return [Images(some, self.grid[a:b]) for some, (a, b) in zip(patches_of, spans, strict=True)]
 
     @staticmethod
     def join(many: Sequence["Images"]) -> "Images | None":

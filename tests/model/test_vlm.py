@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from model.tiny import build, lay, picture, tables, text
+from vlmlab.batch import Images
 from vlmlab.component import parse
 from vlmlab.model.layers import RMSNorm
 from vlmlab.model.vlm import PARTS, VLM, VLMConfig
@@ -189,3 +190,14 @@ print("light")
 def test_loading_does_not_import_the_compiler() -> None:
     done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "light", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("patches", [1, 7, 8, 20, 1000])
+def test_images_a_few_at_a_time_are_the_same_images(patches):
+    images = Images(torch.randn(4 + 3 + 16 + 6 + 1, 5), torch.tensor([[2, 2], [1, 3], [4, 4], [3, 2], [1, 1]]))
+    pieces = images.pieces(patches)
+    joined = Images.join(pieces)
+    assert torch.equal(joined.patches, images.patches) and torch.equal(joined.grid, images.grid)
+    for piece, after in zip(pieces, [*pieces[1:], None], strict=True):
+        assert len(piece.grid) == 1 or len(piece.patches) <= patches
+        assert after is None or len(piece.patches) + int(after.grid[0].prod()) > patches  # as many as fit

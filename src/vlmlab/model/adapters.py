@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from vlmlab.model.meta import without_memory
 from vlmlab.model.nf4 import NF4
-from vlmlab.model.products import Linear, linear
+from vlmlab.model.products import ACTIVATIONS, Activation, Linear, linear
 
 Base = nn.Linear | NF4
 """What can be adapted: a linear layer, its weight as stored or in four bits."""
@@ -151,13 +151,14 @@ class Adapted(nn.Module):
         self.active: str | None = None
         self.merged: Linear | None = None
 
-    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        """The layer with its active adapter, if it has it."""
+    def forward(self, x: Float[Tensor, "*n i"], activation: Activation | None = None) -> Float[Tensor, "*n o"]:
+        """The layer with its active adapter, if it has it, and then the activation."""
         if self.merged is not None:
-            return self.merged(x)
-        out = self.base(x)
-        adapter = self.acting
-        return out if adapter is None else adapter(x, out, self.base)
+            return self.merged(x, activation)
+        out, adapter = self.base(x), self.acting
+        if adapter is not None:
+            out = adapter(x, out, self.base)
+        return out if activation is None else ACTIVATIONS[activation](out)
 
     @property
     def acting(self) -> LowRank | None:

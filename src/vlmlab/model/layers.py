@@ -1,8 +1,5 @@
 """What two parts use: norms, gated and plain MLPs, and the transformer block of image encoders."""
 
-from collections.abc import Callable
-from typing import Literal
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -10,17 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlmlab.model.attention import Blocks, attend
-from vlmlab.model.products import Linear
-
-Activation = Literal["silu", "relu", "gelu", "gelu_tanh", "quick_gelu"]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-}
+from vlmlab.model.products import Activation, Linear
 
 
 class RMSNorm(nn.Module):
@@ -50,11 +37,11 @@ class GatedMLP(nn.Module):
         self.gate = Linear(width, inner, bias=False)
         self.up = Linear(width, inner, bias=False)
         self.down = Linear(inner, out or width, bias=False)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
         """The MLP of each token."""
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        return self.down(self.gate(x, self.activation) * self.up(x))
 
 
 class MLP(nn.Module):
@@ -64,11 +51,11 @@ class MLP(nn.Module):
         super().__init__()
         self.up = Linear(width, inner)
         self.down = Linear(inner, out or width)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n e"]:
         """The MLP of each token."""
-        return self.down(self.activation(self.up(x)))
+        return self.down(self.up(x, self.activation))
 
 
 class SelfAttention(nn.Module):
@@ -101,9 +88,9 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Float[Tensor, "p v"], blocks: Blocks) -> Float[Tensor, "p v"]:
         """`x` plus attention, plus MLP."""
         seen = self.attention(self.norm1(x), blocks)
-        x = x + (seen if self.scale1 is None else seen * self.scale1)
+        x = x + seen if self.scale1 is None else torch.addcmul(x, seen, self.scale1)
         thought = self.mlp(self.norm2(x))
-        return x + (thought if self.scale2 is None else thought * self.scale2)
+        return x + thought if self.scale2 is None else torch.addcmul(x, thought, self.scale2)
 
 
 def init_normal(module: nn.Module, std: float) -> None:

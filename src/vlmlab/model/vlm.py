@@ -17,6 +17,9 @@ from vlmlab.model.vision import Vision, VisionConfig
 
 PARTS = ("vision", "connector", "language", "fusion")
 
+PIECE = 3000
+"""How many patches a CPU looks at together, if that is more than one image."""
+
 
 @dataclasses.dataclass(frozen=True)
 class VLMConfig:
@@ -64,7 +67,12 @@ class VLM(nn.Module):
 
         With the vision tower's `features` of those images, their patches are not read.
         """
-        return self.connector(self.vision(images) if features is None else features, images)
+        if features is not None:
+            return self.connector(features, images)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not images.patches.is_cpu:
+            return self.connector(self.vision(images), images)
+        # What a layer leaves for the next one should still be in the processor's caches.
+        return torch.cat([self.connector(self.vision(some), some) for some in images.pieces(PIECE)])
 
     def read(
         self,

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from vlmlab.batch import Images
 from vlmlab.component import Plugin
 from vlmlab.model.attention import Blocks, Weave
-from vlmlab.model.layers import Activation
-from vlmlab.model.products import Linear
+from vlmlab.model.products import Activation, Linear
 
 
 @dataclasses.dataclass(frozen=True)

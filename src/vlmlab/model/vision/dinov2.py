@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlmlab.batch import Images
-from vlmlab.model.layers import Activation, EncoderLayer, init_normal
+from vlmlab.model.layers import EncoderLayer, init_normal
+from vlmlab.model.products import Activation
 from vlmlab.model.vision import ClassTokenConfig, ClassTokenTower
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from vlmlab.batch import Images
 from vlmlab.model.attention import Blocks, grouped, reorder
 from vlmlab.model.eager import uncompiled
-from vlmlab.model.layers import Activation, EncoderLayer, init_normal
-from vlmlab.model.products import Linear
+from vlmlab.model.layers import EncoderLayer, init_normal
+from vlmlab.model.products import Activation, Linear
 from vlmlab.model.vision import Vision, VisionConfig
 
 

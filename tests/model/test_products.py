@@ -1,0 +1,47 @@
+"""The product of a linear layer gives the same numbers by every kernel, for any number of rows."""
+
+from typing import get_args
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vlmlab.model import products
+from vlmlab.model.products import ACTIVATIONS, Activation, Linear, linear
+
+ROWS = [(1,), (3,), (products.FEW,), (products.FEW + 1,), (40,), (2, 5), ()]
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_kernels_agree_with_the_plain_product(rows, bias):
+    layer, x = Linear(48, 30, bias=bias), torch.randn(*rows, 48)
+    with torch.no_grad():
+        ours = layer(x)
+    assert ours.shape == (*rows, 30) and ours.is_contiguous()
+    assert torch.allclose(ours, F.linear(x, layer.weight, layer.bias), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", get_args(Activation))
+@pytest.mark.parametrize("rows", [1, 40])
+def test_an_activation_applied_on_the_way_is_the_one_applied_afterwards(activation, rows):
+    layer, x = Linear(48, 30), 4 * torch.randn(rows, 48)
+    after = ACTIVATIONS[activation](F.linear(x, layer.weight, layer.bias))
+    with torch.no_grad():
+        assert torch.allclose(layer(x, activation), after, atol=2e-6)
+    assert torch.equal(layer(x, activation), after)  # with gradients: the same operations
+
+
+def test_no_rows_at_all_and_rows_with_gaps():
+    layer, wide = Linear(48, 30), torch.randn(9, 96)
+    with torch.no_grad():
+        assert layer(torch.zeros(0, 48)).shape == (0, 30)
+        gaps = wide[:, ::2]
+        assert torch.allclose(layer(gaps), F.linear(gaps, layer.weight, layer.bias), atol=1e-5)
+
+
+def test_a_weight_in_fewer_bits_is_multiplied_in_those():
+    x, weight, bias = torch.randn(6, 48), torch.randn(30, 48).bfloat16(), torch.randn(30)
+    out = linear(x, weight, bias, "relu")
+    assert out.dtype == torch.float32
+    assert torch.equal(out, F.relu(F.linear(x.bfloat16(), weight).float() + bias))
