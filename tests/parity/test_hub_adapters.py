@@ -74,6 +74,8 @@ def test_peft_reads_what_we_write(parts: dict[str, Config], shape: int, tmp_path
     files.save(ours, tmp_path / "adapter", "somewhere/base")
     loaded = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
     agree(ours, loaded)
+    adapted = [name for name, _ in loaded.named_modules() if name.endswith(".lora_A")]
+    assert len(adapted) == len(adapters.layers(ours))
     assert config(tmp_path / "adapter")["base_model_name_or_path"] == "somewhere/base"
     again = load_model(tmp_path / "base")
     files.read(again, tmp_path / "adapter")

@@ -13,6 +13,7 @@ from train.test_loop import ORIGIN, same, weights
 from vlmlab.component import parse
 from vlmlab.hub.save import save
 from vlmlab.model import adapters
+from vlmlab.model.nf4 import NF4
 from vlmlab.train import checkpoint, run
 from vlmlab.train import recipe as recipes
 from vlmlab.train.log import read_metrics
@@ -96,9 +97,17 @@ def test_a_part_has_its_own_rate():
     assert 0.1 in factors and len(adam.param_groups) == 4
 
 
+def test_four_bits_hold_what_is_frozen():
+    made = model(stage(language={**DORA, "base": "nf4", "targets": ["q_proj"], "full": ["up_proj"]}))
+    held = {path for path, module in made.named_modules() if isinstance(module, NF4)}
+    assert len(held) == 2 * 6 and all(path.startswith("language.layers.") for path in held)
+    assert not any(".mlp.up" in path for path in held)
+
+
 def test_bfloat16_bases_keep_adapters_single(tmp_path):
     made = train(tmp_path, stage(train=(), precision="bfloat16", language={**DORA, "full": ["lm_head"]}))
     assert all(p.dtype == torch.float32 for p in made.parameters())
+    assert not torch.equal(made.language.output.weight, tiny.model().language.output.weight)
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
 
 
