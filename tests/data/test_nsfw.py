@@ -261,6 +261,7 @@ KNOWN = [
 
 
 @pytest.mark.slow
+@pytest.mark.download
 def test_the_package_itself_says_what_its_own_library_does():
     try:
         folder = nsfw.get(corpora.default_cache() / nsfw.NAME)

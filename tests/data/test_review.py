@@ -76,4 +76,4 @@ def test_texts_are_shown_as_text():
 def test_a_filter_without_scores_is_refused():
     with pytest.raises(ValueError, match="the filter 'pictures' gives no scores to sort by"):
         judging("pictures", made("pictures"))
-    assert judging("nsfw", made("nsfw")).most == 0.3
+    assert judging("nsfw", made("nsfw")).most == 0.2

@@ -4,7 +4,8 @@ Its threshold is set for recall. The classifier tells five classes apart; those 
 counted a picture as unsafe when the likeliest class is one of three, and measured that on 4,900 pictures checked by
 hand: 94.1 % of the unsafe ones found, 7.5 % of the others dropped (LAION-SAFETY's README, of this network before its
 weights were rounded to 8 bits). Whenever one of three classes is the likeliest of five, the three have a third
-together: at 0.3 or below, this filter drops all that that rule drops, and more.
+together: below that, this filter drops all that that rule drops, and more. At 0.2 it is also wrong a little more often
+(docs/data.md has the rates).
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ class Config(FilterConfig):
     `model` is the classifier's folder, where it is not that of `vlmlab data get nsfw`.
     """
 
-    most: float = 0.3
+    most: float = 0.2
     model: Path | None = None
 
     def __post_init__(self) -> None:
