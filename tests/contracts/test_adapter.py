@@ -61,12 +61,18 @@ def logits(model: VLM) -> torch.Tensor:
 @every_kind
 @pytest.mark.parametrize("fusion", ["interleave", "cross_attention"])
 def test_a_fresh_adapter_changes_no_bit(config: Config, fusion: str) -> None:
-    model = held(config, fusion=fusion)
-    before = logits(model)
-    learning = model(batch(model))
-    adapters.add(model, where(model), config)
-    assert torch.equal(logits(model), before)
-    assert torch.equal(model(batch(model)), learning)
+    """But for what a CPU rounds when it applies an activation within a product (single precision, without gradients):
+    behind an adapter that is a step of its own.
+    """
+    for dtype in (torch.float32, torch.float64):
+        model = held(config, dtype, fusion=fusion)
+        before = logits(model)
+        learning = model(batch(model))
+        adapters.add(model, where(model), config)
+        assert torch.equal(model(batch(model)), learning)
+        assert torch.equal(logits(model), before) or (dtype == torch.float32 and tiny.far(logits(model), before) < 1e-5)
+        adapters.use(model, None)
+        assert torch.equal(logits(model), before)
 
 
 @every_kind

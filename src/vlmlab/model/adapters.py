@@ -22,7 +22,7 @@ from vlmlab.model.meta import without_memory
 from vlmlab.model.nf4 import NF4
 from vlmlab.model.products import ACTIVATIONS, Activation, Linear, linear
 
-Base = nn.Linear | NF4
+Base = Linear | NF4
 """What can be adapted: a linear layer, its weight as stored or in four bits."""
 
 DEFAULT = "default"
@@ -153,11 +153,10 @@ class Adapted(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n i"], activation: Activation | None = None) -> Float[Tensor, "*n o"]:
         """The layer with its active adapter, if it has it, and then the activation."""
-        if self.merged is not None:
-            return self.merged(x, activation)
-        out, adapter = self.base(x), self.acting
-        if adapter is not None:
-            out = adapter(x, out, self.base)
+        layer, adapter = self.merged or self.base, self.acting
+        if adapter is None or layer is self.merged:
+            return layer(x, activation)
+        out = adapter(x, layer(x), self.base)
         return out if activation is None else ACTIVATIONS[activation](out)
 
     @property
@@ -291,11 +290,11 @@ def learned(module: nn.Module, name: str = DEFAULT) -> dict[str, nn.Parameter]:
     return found
 
 
-def replace(model: nn.Module, paths: Iterable[str], make: Callable[[nn.Linear], Base]) -> None:
+def replace(model: nn.Module, paths: Iterable[str], make: Callable[[Linear], Base]) -> None:
     """Put `make(layer)` in the place of the linear layers at `paths`; of those that are adapted, in their base's."""
     for path in paths:
         layer, base = model.get_submodule(path), _base(model, path)
-        assert isinstance(base, nn.Linear), path
+        assert isinstance(base, Linear), path
         if isinstance(layer, Adapted):
             layer.base = make(base)
         else:

@@ -12,6 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vlmlab.model.products import ACTIVATIONS, Activation, Linear
+
 BLOCK = 64
 
 LEVELS = (
@@ -44,12 +46,12 @@ def unpack(
 
 
 class NF4(nn.Module):
-    """A linear layer, as `torch.nn.Linear`, that cannot learn: its weight is in four bits. Its bias is as it was."""
+    """A linear layer, as `Linear`, that cannot learn: its weight is in four bits. Its bias is as it was."""
 
     codes: UInt8[Tensor, " m"]
     scales: Float[Tensor, " s"]
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, layer: Linear) -> None:
         super().__init__()
         codes, scales = pack(layer.weight)
         self.out_features, self.in_features = layer.out_features, layer.in_features
@@ -66,12 +68,13 @@ class NF4(nn.Module):
         """The weight, unpacked into a dtype."""
         return unpack(self.codes, self.scales, (self.out_features, self.in_features), dtype)
 
-    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        """`x` times the transposed weight, plus the bias."""
+    def forward(self, x: Float[Tensor, "*n i"], activation: Activation | None = None) -> Float[Tensor, "*n o"]:
+        """`x` times the transposed weight, plus the bias, and then the activation."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         out: Tensor = _Product.apply(x.to(dtype), self)
-        return out if self.bias is None else out + self.bias.to(dtype)
+        out = out if self.bias is None else out + self.bias.to(dtype)
+        return out if activation is None else ACTIVATIONS[activation](out)
 
 
 class _Product(torch.autograd.Function):

@@ -91,9 +91,8 @@ def fit(
     """
     objective, adam, trained = stage.objective.build(), optimizer(model, stage), freeze(model, stage)
     before = checkpoint.latest(run) if resume else None
-    start = 0
+    start = 0 if before is None else before.step
     if before is not None:
-        start = before.step
         _go_on(before, feed, ledger, stage)
         checkpoint.restore(before, trained, adam)
 
