@@ -13,6 +13,7 @@ from data import test_pdf as pdfs
 from house import tree
 from processor.pictures import released
 from vlmlab.component import parse
+from vlmlab.data.filters import FilterConfig
 from vlmlab.data.sources import SourceConfig
 
 
@@ -127,7 +128,12 @@ EXAMPLES = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_what_the_page_tells_to_write_can_be_read(example):
-    assert isinstance(parse(SourceConfig, tomllib.loads(example)["data"], "data"), SourceConfig)
+    told = tomllib.loads(example)
+    assert told.keys() <= {"data", "filters"} and told
+    if "data" in told:
+        assert isinstance(parse(SourceConfig, told["data"], "data"), SourceConfig)
+    for name, keys in told.get("filters", {}).items():
+        assert isinstance(parse(FilterConfig, {"name": name, **keys}, name), FilterConfig)
 
 
 def test_the_page_has_every_source_and_the_message_form(tmp_path):
