@@ -85,6 +85,17 @@ def test_another_input_or_other_settings_are_refused(place, tmp_path):
         begin(tmp_path / "other", tmp_path / "out")
 
 
+def test_a_file_is_whole_or_not_there(tmp_path):
+    def half(path):
+        path.write_bytes(b"half")
+        assert sorted(file.name for file in tmp_path.iterdir()) == [path.name] != ["a"]
+        raise Killed
+
+    with pytest.raises(Killed):
+        writing.write(tmp_path / "a", half)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Killed(BaseException):
     """Stands for a process that is no more."""
 
@@ -200,9 +211,14 @@ def test_several_processes_make_the_same_bytes_and_end_with_the_first(place, who
     workers = children.read_text().split() if children.exists() else []
     process.kill()
     process.communicate()
-    if workers:
-        while any(alive(pid) for pid in workers):  # the suite's own limit ends this where they live on
-            time.sleep(0.05)
+    for _ in range(2000):
+        if not any(alive(pid) for pid in workers):
+            break
+        time.sleep(0.05)
+    else:
+        for pid in workers:
+            os.kill(int(pid), signal.SIGKILL)
+        pytest.fail("workers live on after the process that started them was killed")
     again = command(tmp_path, place, tmp_path / "out", "--workers", "2")
     told = again.communicate()[0]
     assert again.returncode == 0, told

@@ -42,3 +42,12 @@ def test_a_list_of_another_source_is_refused(tmp_path):
         build(tmp_path, str(tmp_path / "gone"))
     with pytest.raises(ValueError, match="drops is empty"):
         build(tmp_path)
+
+
+def test_what_is_held_out_is_whole(tmp_path):
+    for split, count in (("train", 6), ("test", 3)):
+        corpora.as_lines(tmp_path / f"{split}.jsonl", [{"text": f"{split} {number}"} for number in range(count)])
+    data = {"name": "jsonl", "path": str(tmp_path / "{split}.jsonl")}
+    folders = [drops(tmp_path / "a", [0, 4], 6)]
+    assert len(corpora.source("sieved", data=data, drops=folders)) == 4
+    assert said(corpora.source("sieved", data=data, drops=folders, split="test")) == ["test 0", "test 1", "test 2"]

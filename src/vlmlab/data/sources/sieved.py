@@ -17,7 +17,7 @@ class Config(SourceConfig):
     """`data` is the whole source; `drops` are folders that `vlmlab data filter` wrote for it.
 
     A sample is left out when any of them lists it: when a list of opt-outs grows, its drops come in a folder of their
-    own. `split` has no meaning here: the source has its own.
+    own. Another `split` than `train` is that of the source, whole: drops are of what is trained on.
     """
 
     data: SourceConfig = dataclasses.field(kw_only=True)
@@ -33,9 +33,11 @@ class SievedSource(Source):
 
     def __init__(self, config: Config) -> None:
         """Reads the lists. Raises ValueError where one is of another source."""
-        self.whole: Source = config.data.build()
+        training = config.split == SourceConfig.split
+        data = config.data if training else dataclasses.replace(config.data, split=config.split)
+        self.whole: Source = data.build()
         gone: set[int] = set()
-        for folder in config.drops:
+        for folder in config.drops if training else ():
             gone |= _dropped(folder.expanduser(), len(self.whole))
         self.kept = sieve.Kept(self.whole, [index for index in range(len(self.whole)) if index not in gone])
 
