@@ -41,7 +41,8 @@ def train(folder, of: Stage, resume=False, watch=None, watch_every=0):
     folder.mkdir(exist_ok=True)
     made = model(of)
     feed = tiny.feed(made, frozen=not of.learns("vision"))
-    fit(made, feed, tiny.ledger(feed), of, 0, folder, ORIGIN, watch, watch_every, resume)
+    found = checkpoint.find(folder) if resume else checkpoint.NOTHING
+    fit(made, feed, tiny.ledger(feed), of, 0, folder, ORIGIN, watch, watch_every, found)
     return made
 
 

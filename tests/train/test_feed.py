@@ -42,7 +42,8 @@ def run(folder, source=24, broken=0.0, resume=False, steps=6, workers=0, model=N
     stage = tiny.stage(steps=steps, train=PARTS, **changes)
     feed = tiny.feed(model, source, frozen=False, tokens=stage.tokens, workers=workers)
     folder.mkdir(exist_ok=True)
-    fit(model, feed, tiny.ledger(feed, broken), stage, 0, folder, ORIGIN, resume=resume)
+    found = checkpoint.find(folder) if resume else checkpoint.NOTHING
+    fit(model, feed, tiny.ledger(feed, broken), stage, 0, folder, ORIGIN, found=found)
     return model
 
 

@@ -28,7 +28,8 @@ def train(run: Path, model=None, frozen=True, resume=False, watch=None, watch_ev
     run.mkdir(exist_ok=True)
     model = model or tiny.model()
     feed = tiny.feed(model, frozen=frozen)
-    fit(model, feed, tiny.ledger(feed), tiny.stage(**changes), 0, run, ORIGIN, watch, watch_every, resume)
+    found = checkpoint.find(run) if resume else checkpoint.NOTHING
+    fit(model, feed, tiny.ledger(feed), tiny.stage(**changes), 0, run, ORIGIN, watch, watch_every, found)
     return model
 
 

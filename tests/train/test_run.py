@@ -69,13 +69,13 @@ def test_a_mixture_by_answer_tokens_is_measured_once_and_goes_on(recipe, tmp_pat
 
 
 def stopping_after(step, fit):
-    def stopped(model, feed, ledger, stage, seed, folder, origin, watch, every, resume):
+    def stopped(model, feed, ledger, stage, seed, folder, origin, watch, every, found):
         def stop():
             if checkpoint.latest(folder) is not None and checkpoint.latest(folder).step == step:
                 raise KeyboardInterrupt
             return {}
 
-        return fit(model, feed, ledger, stage, seed, folder, origin, stop, 1, resume)
+        return fit(model, feed, ledger, stage, seed, folder, origin, stop, 1, found)
 
     return stopped
 

@@ -1,18 +1,21 @@
-"""Checkpoints: what was trained and the optimizer's state, written whole or not at all."""
+"""Checkpoints: what was trained and the optimizer's state, written whole or not at all, and checked before use."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
+MANIFEST = "manifest.json"
+"""The size and SHA-256 of every other file of a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +30,67 @@ class Checkpoint:
         return json.loads((self.folder / STATE).read_text(encoding="utf-8"))
 
 
+class Found(NamedTuple):
+    """Where a run goes on: its furthest checkpoint that is whole, and what is wrong with those that got further."""
+
+    whole: Checkpoint | None = None
+    damaged: tuple[str, ...] = ()
+
+
+NOTHING = Found()
+"""A run that starts anew."""
+
+
 def home(run: Path) -> Path:
     """Where a run keeps its checkpoints."""
     return run / "checkpoints"
 
 
-def latest(run: Path) -> Checkpoint | None:
-    """The checkpoint of a run that got furthest, or None."""
+def kept(run: Path) -> list[Checkpoint]:
+    """The checkpoints of a run, damaged ones included, the furthest first."""
     found = [Checkpoint(f, int(f.name.removeprefix("step-"))) for f in home(run).glob("step-*") if f.is_dir()]
-    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+    return sorted(found, key=lambda checkpoint: -checkpoint.step)
+
+
+def latest(run: Path) -> Checkpoint | None:
+    """The checkpoint of a run that got furthest, damaged or not, or None."""
+    return next(iter(kept(run)), None)
+
+
+def find(run: Path) -> Found:
+    """The checkpoint to go on from: the furthest that is whole.
+
+    Raises ValueError, naming each and what is wrong with it, when a run has checkpoints and none is whole.
+    """
+    damaged: list[str] = []
+    for checkpoint in kept(run):
+        wrong = damage(checkpoint)
+        if not wrong:
+            return Found(checkpoint, tuple(damaged))
+        damaged.append(f"{checkpoint.folder.name} is damaged ({wrong})")
+    if damaged:
+        raise ValueError(f"no checkpoint in {home(run)} is whole: {'; '.join(damaged)}. Start again in another folder")
+    return NOTHING
+
+
+def damage(checkpoint: Checkpoint) -> str:
+    """What is wrong with a checkpoint's files; empty when they are as they were written."""
+    try:
+        manifest = json.loads((checkpoint.folder / MANIFEST).read_text(encoding="utf-8"))
+        listed = {name: (told["bytes"], told["sha256"]) for name, told in manifest["files"].items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    for name, (size, digest) in listed.items():
+        path = checkpoint.folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes of {size}"
+        if _digest(path) != digest:
+            return f"{name} has other bytes than were written"
+    return ""
 
 
 def save(
@@ -46,10 +101,10 @@ def save(
     state: Mapping[str, Any],
     keep: int = 2,
 ) -> Checkpoint:
-    """Write a checkpoint into `run`, then drop all but the newest `keep`.
+    """Write a checkpoint into `run`, then drop all but the newest `keep`, and any that got further.
 
-    It is written beside its place and moved there when it is whole: one that exists is complete. Raises OSError when
-    the disk is full; those written before stay as they were.
+    It is written beside its place and moved there when it is whole. Raises OSError when the disk is full; those written
+    before stay as they were.
     """
     place = home(run) / f"step-{step:06d}"
     partial = home(run) / f".{place.name}.partial"
@@ -64,17 +119,18 @@ def save(
         }
         save_file(held, partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps({**state, "step": step}, indent=1) + "\n", encoding="utf-8")
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-        if place.exists():
+        write_manifest(partial)
+        if place.exists():  # a damaged one, or of a time that a run went back from
             shutil.rmtree(place)
         partial.replace(place)
+        _sync(home(run))
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         # safetensors reports a full disk as an error of its own.
         raise OSError(f"cannot write a checkpoint into {home(run)}: {error}; those already there are whole") from error
-    for old in sorted(home(run).glob("step-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    past = [checkpoint for checkpoint in kept(run) if checkpoint.step <= step]
+    for old in {*kept(run)} - {*past[:keep]}:
+        shutil.rmtree(old.folder, ignore_errors=True)
     return Checkpoint(place, step)
 
 
@@ -105,6 +161,20 @@ def restore(
         # AdamW counts its steps on the host, but for the fused one.
         there = kind != "step" or optimizer.defaults["fused"]
         optimizer.state[parameter][kind] = value.to(parameter.device) if there else value
+
+
+def write_manifest(folder: Path) -> None:
+    """Say what a folder's files are, last of all, and have the disk hold them."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    told = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in files}
+    (folder / MANIFEST).write_text(json.dumps({"files": told}, indent=1) + "\n", encoding="utf-8")
+    for path in (*files, folder / MANIFEST, folder):
+        _sync(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

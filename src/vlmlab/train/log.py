@@ -38,12 +38,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 class Log:
     """The metrics of one run. Each record is one line of JSON, on disk as soon as it is written.
 
-    Opening it at step `start` drops the records of later steps, which a resumed run will write again.
+    Opening it at step `start` drops the records of later steps, which a resumed run will write again. `scored` are the
+    steps after which held-out samples were measured already.
     """
 
     def __init__(self, run: Path, origin: Origin, start: int = 0) -> None:
         self.run, self.origin = run, origin
         kept = [r for r in read_metrics(run) if r.get("step", 0) <= start] if start else []
+        self.scored = {r["step"] for r in kept if r["kind"] == "score"}
         kept.append({"kind": "run", "step": start, **origin.plain()})
         write_text(run / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
         self.file: TextIO = (run / METRICS).open("a", encoding="utf-8")

@@ -81,20 +81,19 @@ def fit(
     origin: Origin,
     watch: Watch | None = None,
     watch_every: int = 0,
-    resume: bool = False,
+    found: checkpoint.Found = checkpoint.NOTHING,
 ) -> int:
-    """Train `model` in place for `stage.steps` steps, from the latest checkpoint of `run` when `resume`.
+    """Train `model` in place for `stage.steps` steps, from the checkpoint that was `found` where one was.
 
     Returns how many steps this call did. Raises Interrupted after SIGINT or SIGTERM, with the step finished and
     saved; TrainingError when the loss is not finite or too many samples are broken; ValueError when the samples are no
     longer those that the checkpoint was trained on; OSError when the disk is full (earlier checkpoints are whole).
     """
     objective, adam, trained = stage.objective.build(), optimizer(model, stage), freeze(model, stage)
-    before = checkpoint.latest(run) if resume else None
-    start = 0 if before is None else before.step
-    if before is not None:
-        _go_on(before, feed, ledger, stage)
-        checkpoint.restore(before, trained, adam)
+    start = 0 if found.whole is None else found.whole.step
+    if found.whole is not None:
+        _go_on(found.whole, feed, ledger, stage)
+        checkpoint.restore(found.whole, trained, adam)
 
     def save(done: int) -> checkpoint.Checkpoint:
         state = {"origin": origin.plain(), "stream": feed.order.state(done * stage.batch), "given": ledger.state()}
@@ -110,8 +109,11 @@ def fit(
         ):
             for kind, values in ledger.opening if not start else []:
                 log.write(kind, 0, values)
+            for why in found.damaged:
+                log.write("damaged", start, {"why": why})
+                meter.console.print(f"  {why}: going on from step {start} instead", highlight=False)
             for step in range(start, stage.steps):
-                if watch is not None and watch_every and step % watch_every == 0 and (step > start or not start):
+                if watch is not None and watch_every and step % watch_every == 0 and step not in log.scored:
                     log.write("score", step, watch())
                 began = time.monotonic()
                 done = _step(model, feed, stage, seed, step, objective, adam, _Diary(log, ledger, step + 1))
@@ -123,7 +125,7 @@ def fit(
                     raise Interrupted(step + 1, stage.steps, save(step + 1).folder, asked[0])
                 if (step + 1) % stage.save_every == 0 or step + 1 == stage.steps:
                     save(step + 1)
-            if watch is not None and start < stage.steps:
+            if watch is not None and stage.steps not in log.scored:
                 log.write("score", stage.steps, watch())
     except WorkerDied as error:
         raise TrainingError(f"{error}; the checkpoints written before are as they were") from error

@@ -144,9 +144,9 @@ def train(run: Run, folder: Path, origin: Origin, resume: bool = False, watch: W
     """Train as the recipe says, in a folder made ready by `begin`, and leave the model there; see `fit`."""
     recipe = run.recipe
     every = 0 if recipe.score is None else recipe.score.every
-    before = checkpoint.latest(folder) if resume else None
-    feed, ledger = run.feed(None if before is None else before.state()["stream"]["shares"])
-    fit(run.model, feed, ledger, recipe.stage, recipe.seed, folder, origin, watch, every, resume)
+    found = checkpoint.find(folder) if resume else checkpoint.NOTHING
+    feed, ledger = run.feed(None if found.whole is None else found.whole.state()["stream"]["shares"])
+    fit(run.model, feed, ledger, recipe.stage, recipe.seed, folder, origin, watch, every, found)
     save(run.model, run.processor, folder / MODEL, {"made_by": origin.plain()})
     if recipe.stage.adapters:
         adapters.save(run.model, folder / ADAPTER, recipe.start.model, whole(run.model, recipe.stage))
