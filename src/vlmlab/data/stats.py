@@ -136,27 +136,34 @@ def _size(picture: Picture) -> tuple[int, int] | None:
 
 
 def table(name: str, found: Stats) -> "Table":
-    """The figures, a row for each."""
+    """The figures, a row for each: of samples, and of pictures where they are indented."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    drawn = Table(title=f"{name}: {found.looked} of {found.samples} samples", title_justify="left")
+    title = f"{name}: {found.looked} of {found.samples} samples"
+    drawn = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
     for column in ("", "in all", "mean", "least", "5 %", "median", "95 %", "most"):
-        drawn.add_column(column, justify="left" if not column else "right")
+        drawn.add_column(column, justify="left" if not column else "right", no_wrap=True)
     rows: list[tuple[str, Spread | None]] = [
-        ("pictures of a sample", found.pictures),
-        ("width in pixels", found.widths),
-        ("height in pixels", found.heights),
-        ("pixels of a picture", found.pixels),
-        ("words of a sample", found.words),
-        ("tokens of a sample", found.tokens),
-        ("answer tokens of a sample", found.answer_tokens),
+        ("pictures", found.pictures),
+        ("  width", found.widths),
+        ("  height", found.heights),
+        ("  pixels", found.pixels),
+        ("words", found.words),
+        ("tokens", found.tokens),
+        ("answer tokens", found.answer_tokens),
     ]
     for label, spread in rows:
         if spread is not None:
-            counted = label not in ("width in pixels", "height in pixels")
+            counted = spread not in (found.widths, found.heights)
             numbers = [spread.least, spread.p5, spread.median, spread.p95, spread.most]
-            cells = [f"{spread.total:,}" if counted else "", f"{spread.mean:,.1f}", *(f"{n:,}" for n in numbers)]
+            cells = [
+                f"{spread.total:,}" if counted else "",
+                f"{spread.mean:,.{1 if spread.mean < 1000 else 0}f}",
+                *(f"{n:,}" for n in numbers),
+            ]
             drawn.add_row(label, *cells)
     notes = f"{found.unreadable} samples and {found.absent} pictures cannot be read"
+    drawn.caption_justify = "left"
     drawn.caption = f"{notes}; {found.without_pictures} samples have no picture"
     return drawn
