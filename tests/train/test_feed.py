@@ -1,5 +1,6 @@
 """Windows of the stream: packed by kind, resumed exactly, the same at any number of workers; nothing leaks in a row."""
 
+import itertools
 import json
 import math
 from fractions import Fraction
@@ -373,3 +374,17 @@ def test_a_picture_behind_the_last_answer_is_kept():
     cut = Read.of(tiny.encode(sample), tiny.IMAGE)
     assert cut.tokens.tolist() == [tiny.START, tiny.IMAGE, tiny.IMAGE, tiny.ASK, tiny.ASK + 1, 10, 20]
     assert cut.targets[-1] == tiny.END and cut.learned == 3
+
+
+@pytest.mark.parametrize("patches", [1, 9, 20])
+def test_large_pictures_are_computed_a_few_at_a_time(patches: int) -> None:
+    of = tiny.feed(tiny.model(), 12)
+    pieces = of.window(range(12)).pieces
+    (whole,) = of.passes(pieces)
+    of.patches = patches
+    passes = of.passes(pieces)
+    assert [piece for some in passes for piece in some] == whole
+    for some, later in itertools.pairwise(passes):
+        held = sum(piece.patches for piece in some)
+        assert held <= patches or len(some) == 1
+        assert held + later[0].patches > patches

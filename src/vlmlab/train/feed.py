@@ -32,6 +32,11 @@ class Piece(NamedTuple):
         """Its tokens, those of pictures included."""
         return len(self.read.tokens)
 
+    @property
+    def patches(self) -> int:
+        """The patches of its pictures."""
+        return sum(rows * columns for rows, columns in self.read.grid)
+
 
 class Window(NamedTuple):
     """What came of a window of the stream: the pieces in order, what could not be read, how much was too long."""
@@ -45,8 +50,9 @@ class Window(NamedTuple):
 class Feed:
     """The stream as the training loop reads it: `order` says what comes, `reader` makes numbers of it.
 
-    `tokens` is how many a pass holds. With `frozen`, the vision tower is taken not to change: features are kept, up to
-    `memory` bytes, where a sample is the same each time it is drawn.
+    `tokens` is how many a pass holds, `patches` of how many patches at most (0: any number). With `frozen`, the vision
+    tower is taken not to change: features are kept, up to `memory` bytes, where a sample is the same each time it is
+    drawn.
     """
 
     def __init__(
@@ -59,9 +65,10 @@ class Feed:
         frozen: bool,
         workers: int = 0,
         memory: int = 4 << 30,
+        patches: int = 0,
     ) -> None:
         self.model, self.reader, self.order, self.normalise = model, reader, order, normalise
-        self.tokens, self.frozen = tokens, frozen
+        self.tokens, self.patches, self.frozen = tokens, patches, frozen
         # How many tokens a row of each source holds; sources of one kind agree.
         self.budgets = {name: shelf.row for name, shelf in reader.stock.items()}
         self.features = Features(model, memory)
@@ -101,9 +108,11 @@ class Feed:
                 return
 
     def passes(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
-        """Pieces as they are computed together: whole rows of one kind.
+        """Pieces as they are computed together: whole rows of one kind, or parts of rows where pictures are large.
 
-        A row holds as many tokens as its kind may; a pass as many rows as fit when all are of the longest kind.
+        A row holds as many tokens as its kind may; a pass as many rows as fit when all are of the longest kind, and
+        up to `patches` patches, where that is bounded. (Where a row is cut changes nothing but memory: its pieces
+        cannot see each other.)
         """
         together = max(1, self.tokens // max(self.budgets.values()))
         found = []
@@ -111,7 +120,19 @@ class Feed:
             own = [piece for piece in pieces if piece.kind == kind]
             rows = fill([piece.length for piece in own], self.budgets[own[0].draw.source])
             for start in range(0, len(rows), together):
-                found.append([own[at] for row in rows[start : start + together] for at in row])
+                found += self._bounded([own[at] for row in rows[start : start + together] for at in row])
+        return found
+
+    def _bounded(self, pieces: list[Piece]) -> list[list[Piece]]:
+        """Pieces of one pass, cut in order into as few as keep to `patches`; one piece may have more alone."""
+        found: list[list[Piece]] = [[]]
+        room = self.patches
+        for piece in pieces:
+            if self.patches and found[-1] and piece.patches > room:
+                found.append([])
+                room = self.patches
+            found[-1].append(piece)
+            room -= piece.patches
         return found
 
     def prepare(self, piece: Piece, pixels: bool = True) -> Prepared:

@@ -54,8 +54,9 @@ class Stage:
 
     `train` names the parts that learn in full, `adapters` those that learn through adapters; the others stay as they
     are. With `checkpointing` what layers computed is made again in the backward pass instead of kept. A step draws
-    `batch` samples and computes them in passes of up to `tokens` tokens. `lr_factors` and `decay_factors` multiply `lr`
-    and `weight_decay` for a part. `warmup` is in steps; `final` is the share of `lr` left at the end. `clip` bounds the
+    `batch` samples and computes them in passes of up to `tokens` tokens and `patches` patches (0: any number; they are
+    what takes memory where the tower learns). `lr_factors` and `decay_factors` multiply `lr` and `weight_decay` for a
+    part. `warmup` is in steps; `final` is the share of `lr` left at the end. `clip` bounds the
     gradient's norm (0: no bound). `learn` says which tokens are learned, where a mixture does not. With `precision =
     "bfloat16"` the products of a decoder's frozen weights (on CUDA: all products) are made in that; what learns is kept
     in float32. A checkpoint is written every `save_every` steps and `keep` of them are kept; metrics are written every
@@ -73,6 +74,7 @@ class Stage:
     adapters: dict[str, AdapterConfig] = dataclasses.field(default_factory=dict)
     checkpointing: bool = False
     tokens: int = 4096
+    patches: int = 0
     lr: float = 1e-4
     lr_factors: dict[str, float] = dataclasses.field(default_factory=dict)
     warmup: int = 50
@@ -98,7 +100,8 @@ class Stage:
         for name in ("steps", "batch", "tokens", "save_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("lr", "warmup", "weight_decay", "clip", "final", "window", "workers", "broken", "noise"):
+        rates = ("lr", "warmup", "weight_decay", "clip", "final", "broken", "noise")
+        for name in ("patches", "window", "workers", *rates):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
         if self.window and self.batch % self.window:

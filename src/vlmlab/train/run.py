@@ -89,7 +89,10 @@ class Run:
         def normalised(patches: Sequence[Tensor]) -> Tensor:
             return normalise(list(patches), config.mean, config.std)
 
-        return Feed(self.model, reader, order, normalised, stage.tokens, self.frozen, stage.workers), ledger
+        feed = Feed(
+            self.model, reader, order, normalised, stage.tokens, self.frozen, stage.workers, patches=stage.patches
+        )
+        return feed, ledger
 
 
 def _floats(shares: Mapping[str, Fraction]) -> dict[str, float]:
