@@ -68,13 +68,13 @@ def test_a_second_demo_starts_over(recipe, tmp_path, capsys):
 def test_a_stopped_demo_goes_on(recipe, tmp_path, capsys, monkeypatch):
     out, fit = tmp_path / "demo", run.fit
 
-    def stopped(model, feed, ledger, stage, seed, folder, origin, watch, every, found):
+    def stopped(model, feed, ledger, stage, seed, folder, origin, watch, every, found, team):
         def stop():
             if (checkpoint.latest(folder) or checkpoint.Checkpoint(folder, 0)).step == 2:
                 raise Interrupted(2, stage.steps, folder, 2)
             return {}
 
-        return fit(model, feed, ledger, stage, seed, folder, origin, stop, 2, found)
+        return fit(model, feed, ledger, stage, seed, folder, origin, stop, 2, found, team)
 
     monkeypatch.setattr(run, "fit", stopped)
     with pytest.raises(Interrupted):

@@ -8,6 +8,7 @@ A demo leaves in its folder, beside what every run leaves (see `vlmlab.train.run
 
 import contextlib
 import dataclasses
+import io
 import json
 import random
 import shutil
@@ -34,6 +35,7 @@ from vlmlab.train.log import METRICS, PICTURE, Meter, write_text
 from vlmlab.train.loop import Watch
 from vlmlab.train.optimizer import freeze
 from vlmlab.train.origin import Origin
+from vlmlab.train.parallel import joined
 from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe
 from vlmlab.train.run import ADAPTER, MODEL, Run
@@ -68,26 +70,30 @@ class Steps:
 def train(recipe: Recipe, folder: Path, resume: bool, device: str) -> None:
     """Train a recipe into a run's folder, with the score of its held-out pictures where it asks for one.
 
-    Raises what `run.build` and `fit` raise.
+    Under torchrun, every process does; the first writes and speaks. Raises what `run.build` and `fit` raise.
     """
-    steps = Steps(3 if recipe.score is None else 4)
-    run.begin(folder, recipe, resume)
-    origin = Origin.now(recipe.text(), recipe.seed)
-    with steps.step("Get the model"):
-        made = run.build(recipe, device or run.device())
-        _tell_parts(made, steps)
-    held = _held_out(made)
-    with steps.step("Show what it will read"):
-        write_samples(made, folder / SAMPLES, 8, origin)
-        steps.say(f"{folder / SAMPLES}")
-    with steps.step(f"Train: {_aim(recipe)}"):
-        run.train(made, folder, origin, resume, _watch(made))
-        steps.say(f"{folder / MODEL}  {folder / PICTURE}")
-    if held is not None:
-        with steps.step("Score it on held-out pictures"):
-            after = score(made, held)
-            steps.console.print(ten_way.table({"after": after}))
-            _write_json(folder / SCORES, origin, {"after": component.plain(after)})
+    with joined(device) as team:
+        steps = Steps(3 if recipe.score is None else 4, None if team.leads else Console(quiet=True, file=io.StringIO()))
+        team.led(lambda: run.begin(folder, recipe, resume))
+        origin = Origin.now(recipe.text(), recipe.seed)
+        with steps.step("Get the model"):
+            spreads = recipe.stage.shard and not team.alone
+            made = run.build(recipe, "cpu" if spreads else device or (run.device() if team.alone else str(team.device)))
+            _tell_parts(made, steps)
+        held = _held_out(made)
+        with steps.step("Show what it will read"):
+            if team.leads:
+                write_samples(made, folder / SAMPLES, 8, origin)
+            steps.say(f"{folder / SAMPLES}")
+        with steps.step(f"Train: {_aim(recipe)}"):
+            made = run.train(made, folder, origin, resume, _watch(made), team)
+            steps.say(f"{folder / MODEL}  {folder / PICTURE}")
+        held = _held_out(made) if spreads else held
+        if held is not None and team.leads:
+            with steps.step("Score it on held-out pictures"):
+                after = score(made, held)
+                steps.console.print(ten_way.table({"after": after}))
+                _write_json(folder / SCORES, origin, {"after": component.plain(after)})
 
 
 def look(recipe: Recipe, count: int, out: Path) -> int:

@@ -17,10 +17,11 @@ from vlmlab.model.nf4 import NF4
 from vlmlab.train import checkpoint, run
 from vlmlab.train import recipe as recipes
 from vlmlab.train.log import read_metrics
-from vlmlab.train.loop import accumulate, fit
+from vlmlab.train.loop import fit
 from vlmlab.train.optimizer import adapt, freeze, optimizer
 from vlmlab.train.recipe import Stage
 from vlmlab.train.recompute import recomputed
+from vlmlab.train.step import accumulate
 
 DORA = {"kind": "dora", "rank": 2, "alpha": 4.0, "dropout": 0.3}
 

@@ -18,13 +18,14 @@ from vlmlab.data.sources import mixture as plugin
 from vlmlab.data.stream import Draw
 from vlmlab.train import checkpoint
 from vlmlab.train.feed import Window
-from vlmlab.train.ledger import Ledger
-from vlmlab.train.log import METRICS, read_metrics
-from vlmlab.train.loop import TrainingError, accumulate, fit
+from vlmlab.train.ledger import Ledger, Tally
+from vlmlab.train.log import METRICS, TIMED, read_metrics
+from vlmlab.train.loop import TrainingError, fit
 from vlmlab.train.noise import Place, drawn, noised
 from vlmlab.train.objectives import next_token
 from vlmlab.train.optimizer import freeze
 from vlmlab.train.prepare import join
+from vlmlab.train.step import accumulate
 
 PARTS = ("vision", "connector", "language")
 
@@ -166,7 +167,7 @@ def test_a_mixture_resumes_to_the_same_bits(tmp_path, workers):
     resumed = run(tmp_path / "halves", source, resume=True, schedule="constant", workers=workers, **changes)
     assert same(weights(first), weights(resumed)) and not same(weights(whole), weights(resumed))
     told = [
-        [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(tmp_path / name) if r["kind"] != "run"]
+        [{k: v for k, v in r.items() if k not in TIMED} for r in read_metrics(tmp_path / name) if r["kind"] != "run"]
         for name in ("again", "halves")
     ]
     assert told[0] == told[1]
@@ -257,7 +258,7 @@ def test_drift_raises_an_alarm_once():
 def test_what_is_too_long_is_counted(tmp_path):
     ledger = Ledger({"a": 1.0}, "samples", 0.05, 0.0)
     draw = Draw("a", 4, 0)
-    assert not ledger.add(Window([draw], [], [], [(draw, 2)]), {"a": 64})
+    assert not ledger.add(Tally.of(Window([draw], [], [], [(draw, 2)]), {"a": 64}))
     assert ledger.accounts["a"].overlong == 2 and ledger.accounts["a"].given == Size()
     short = {"plain": Ingredient(tiny.Config()), "long": Ingredient(tiny.Config(), tokens=6)}
     run(tmp_path, Mixture(plugin.Config(sources=short)), batch=6)

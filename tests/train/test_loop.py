@@ -16,10 +16,11 @@ from train import tiny
 from vlmlab.batch import IGNORE
 from vlmlab.train import checkpoint
 from vlmlab.train.log import read_metrics
-from vlmlab.train.loop import Interrupted, TrainingError, accumulate, fit
+from vlmlab.train.loop import Interrupted, TrainingError, fit
 from vlmlab.train.objectives import next_token
 from vlmlab.train.optimizer import freeze
 from vlmlab.train.origin import Origin
+from vlmlab.train.step import accumulate
 
 ORIGIN = Origin("0", "recipe", 0, "pytest", "today")
 

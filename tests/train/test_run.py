@@ -6,7 +6,7 @@ from train import tiny
 from vlmlab import component
 from vlmlab.train import checkpoint, run
 from vlmlab.train import recipe as recipes
-from vlmlab.train.log import read_metrics
+from vlmlab.train.log import TIMED, read_metrics
 from vlmlab.train.origin import Origin
 from vlmlab.train.recipe import Stage
 
@@ -42,7 +42,7 @@ def train(path, folder, *overrides, resume=False):
 
 def told(folder):
     return [
-        {k: v for k, v in r.items() if k != "seconds"}
+        {k: v for k, v in r.items() if k not in TIMED}
         for r in read_metrics(folder)
         if r["kind"] not in ("run", "score")
     ]
@@ -69,13 +69,13 @@ def test_a_mixture_by_answer_tokens_is_measured_once_and_goes_on(recipe, tmp_pat
 
 
 def stopping_after(step, fit):
-    def stopped(model, feed, ledger, stage, seed, folder, origin, watch, every, found):
+    def stopped(model, feed, ledger, stage, seed, folder, origin, watch, every, found, team):
         def stop():
             if checkpoint.latest(folder) is not None and checkpoint.latest(folder).step == step:
                 raise KeyboardInterrupt
             return {}
 
-        return fit(model, feed, ledger, stage, seed, folder, origin, stop, 1, found)
+        return fit(model, feed, ledger, stage, seed, folder, origin, stop, 1, found, team)
 
     return stopped
 

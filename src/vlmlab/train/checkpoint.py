@@ -5,13 +5,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from vlmlab.train import shards
+from vlmlab.train.parallel import ALONE, Team
 
 WEIGHTS, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 MANIFEST = "manifest.json"
@@ -57,20 +61,27 @@ def latest(run: Path) -> Checkpoint | None:
     return next(iter(kept(run)), None)
 
 
-def find(run: Path) -> Found:
+def find(run: Path, team: Team = ALONE) -> Found:
     """The checkpoint to go on from: the furthest that is whole.
 
     Raises ValueError, naming each and what is wrong with it, when a run has checkpoints and none is whole.
     """
-    damaged: list[str] = []
-    for checkpoint in kept(run):
-        wrong = damage(checkpoint)
-        if not wrong:
-            return Found(checkpoint, tuple(damaged))
-        damaged.append(f"{checkpoint.folder.name} is damaged ({wrong})")
-    if damaged:
-        raise ValueError(f"no checkpoint in {home(run)} is whole: {'; '.join(damaged)}. Start again in another folder")
-    return NOTHING
+
+    def look() -> tuple[int | None, list[str]]:
+        damaged: list[str] = []
+        for checkpoint in kept(run):
+            wrong = damage(checkpoint)
+            if not wrong:
+                return checkpoint.step, damaged
+            damaged.append(f"{checkpoint.folder.name} is damaged ({wrong})")
+        if damaged:
+            raise ValueError(
+                f"no checkpoint in {home(run)} is whole: {'; '.join(damaged)}. Start again in another folder"
+            )
+        return None, []
+
+    step, damaged = team.led(look)
+    return Found(None if step is None else Checkpoint(_place(run, step), step), tuple(damaged))
 
 
 def damage(checkpoint: Checkpoint) -> str:
@@ -100,67 +111,113 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     keep: int = 2,
+    team: Team = ALONE,
 ) -> Checkpoint:
     """Write a checkpoint into `run`, then drop all but the newest `keep`, and any that got further.
 
-    It is written beside its place and moved there when it is whole. Raises OSError when the disk is full; those written
-    before stay as they were.
+    It is written beside its place and moved there when it is whole: by the first process, or if weights are sharded, by
+    all. Raises OSError when the disk is full; those written before stay as they were.
     """
-    place = home(run) / f"step-{step:06d}"
+    place = _place(run, step)
     partial = home(run) / f".{place.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
+    spread = any(isinstance(p, DTensor) for p in trained.values())
+
+    def begin() -> None:
+        for old in home(run).glob(".step-*.partial"):  # of a process that died while it wrote
+            shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({name: p.detach().contiguous() for name, p in trained.items()}, partial / WEIGHTS)
-        held = {
-            f"{name}/{key}": value.contiguous()
-            for name, p in trained.items()
-            for key, value in optimizer.state[p].items()
-        }
-        save_file(held, partial / OPTIMIZER)
+        if not spread:
+            _write(partial, trained, optimizer)
+
+    def share() -> None:
+        shards.write(partial, trained, optimizer, team)
+
+    def end() -> None:
         (partial / STATE).write_text(json.dumps({**state, "step": step}, indent=1) + "\n", encoding="utf-8")
         write_manifest(partial)
         if place.exists():  # a damaged one, or of a time that a run went back from
             shutil.rmtree(place)
         partial.replace(place)
         _sync(home(run))
-    except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        # safetensors reports a full disk as an error of its own.
-        raise OSError(f"cannot write a checkpoint into {home(run)}: {error}; those already there are whole") from error
-    past = [checkpoint for checkpoint in kept(run) if checkpoint.step <= step]
-    for old in {*kept(run)} - {*past[:keep]}:
-        shutil.rmtree(old.folder, ignore_errors=True)
+
+    for work, by_all in ((begin, False), (share, True), (end, False)):
+        if by_all and not spread:
+            continue
+        error = _caught(work) if by_all or team.leads else None
+        wrong = next(filter(None, team.gather("" if error is None else str(error) or type(error).__name__)), "")
+        if wrong:
+            if team.leads:
+                shutil.rmtree(partial, ignore_errors=True)
+            told = f"cannot write a checkpoint into {home(run)}: {wrong}; those already there are whole"
+            raise OSError(told) from error
+    if team.leads:
+        past = [checkpoint for checkpoint in kept(run) if checkpoint.step <= step]
+        for old in {*kept(run)} - {*past[:keep]}:
+            shutil.rmtree(old.folder, ignore_errors=True)
     return Checkpoint(place, step)
 
 
 def restore(
-    checkpoint: Checkpoint, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer | None = None
+    checkpoint: Checkpoint,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer | None = None,
+    team: Team = ALONE,
 ) -> None:
     """Put a checkpoint's weights, and the optimizer's state where one is given, back in place.
 
-    Raises ValueError when it holds other parameters than `trained`.
+    How many processes wrote it makes no difference. Raises ValueError when it holds other parameters than `trained`.
     """
-    weights = load_file(checkpoint.folder / WEIGHTS)
-    odd = sorted(weights.keys() ^ trained.keys())
+    spread = (checkpoint.folder / shards.STEPS).exists()
+    weights = {} if spread else load_file(checkpoint.folder / WEIGHTS)
+    shapes = shards.shapes(checkpoint.folder) if spread else {name: list(w.shape) for name, w in weights.items()}
+    odd = sorted(shapes.keys() ^ trained.keys())
     if odd:
         raise ValueError(f"{checkpoint.folder} was written for other trained parts: {odd[0]} is in only one of the two")
+    for name, parameter in trained.items():
+        if shapes[name] != list(parameter.shape):
+            raise ValueError(f"{checkpoint.folder}: {name} is {shapes[name]}, the model's {list(parameter.shape)}")
+    if spread:
+        shards.read(checkpoint.folder, trained, optimizer, team)
+        return
     with torch.no_grad():
         for name, parameter in trained.items():
-            if weights[name].shape != parameter.shape:
-                raise ValueError(
-                    f"{checkpoint.folder}: {name} is {list(weights[name].shape)}, the model's {list(parameter.shape)}"
-                )
-            parameter.copy_(weights[name])
-    if optimizer is None:
-        return
-    state = load_file(checkpoint.folder / OPTIMIZER)
-    for key, value in state.items():
+            parameter.copy_(_like(weights[name], parameter))
+    for key, value in load_file(checkpoint.folder / OPTIMIZER).items() if optimizer is not None else ():
+        assert optimizer is not None
         name, _, kind = key.rpartition("/")
         parameter = trained[name]
         # AdamW counts its steps on the host, but for the fused one.
-        there = kind != "step" or optimizer.defaults["fused"]
-        optimizer.state[parameter][kind] = value.to(parameter.device) if there else value
+        there = parameter.device if optimizer.defaults["fused"] else value.device
+        optimizer.state[parameter][kind] = value.to(there) if kind == "step" else _like(value, parameter)
+
+
+def _write(folder: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    save_file({name: p.detach().contiguous() for name, p in trained.items()}, folder / WEIGHTS)
+    held = {
+        f"{name}/{key}": value.contiguous() for name, p in trained.items() for key, value in optimizer.state[p].items()
+    }
+    save_file(held, folder / OPTIMIZER)
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor where a parameter is, and spread as it is."""
+    value = value.to(parameter.device)
+    if not isinstance(parameter, DTensor):
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def _caught(work: Callable[[], None]) -> Exception | None:
+    """Whatever goes wrong, for the other processes to know; safetensors reports a full disk as an error of its own."""
+    try:
+        work()
+    except Exception as error:
+        return error
+    return None
+
+
+def _place(run: Path, step: int) -> Path:
+    return home(run) / f"step-{step:06d}"
 
 
 def write_manifest(folder: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmlab.data.mixture import Size, Unit
+from vlmlab.data.stream import Draw
 from vlmlab.train.feed import Window
 
 SETTLED = 1000
@@ -24,6 +25,38 @@ class Account:
     given: Size = dataclasses.field(default_factory=Size)
 
 
+@dataclasses.dataclass
+class Tally:
+    """What a window gave: the accounts of its sources, and which samples could not be read, and why."""
+
+    accounts: dict[str, Account]
+    broken: list[tuple[Draw, str]]
+
+    @staticmethod
+    def of(window: Window, rows: Mapping[str, int]) -> "Tally":
+        """Count a window; `rows` is how many tokens a row of each source holds."""
+        accounts = {draw.source: Account() for draw in window.draws}
+        for draw in window.draws:
+            accounts[draw.source].drawn += 1
+        for draw, _ in window.broken:
+            accounts[draw.source].broken += 1
+        for draw, count in window.overlong:
+            accounts[draw.source].overlong += count
+        for piece in window.pieces:
+            name = piece.draw.source
+            accounts[name].given += piece.read.size(rows[name]) + Size(samples=float(piece.number == 0))
+        return Tally(accounts, window.broken)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"accounts": _plain(self.accounts), "broken": self.broken}
+
+    @staticmethod
+    def read(told: Mapping[str, Any]) -> "Tally":
+        """Back from plain data."""
+        return Tally(_accounts(told["accounts"]), [(Draw(*draw), why) for draw, why in told["broken"]])
+
+
 class Ledger:
     """Running totals of a run, by source; what a checkpoint keeps of them is `state`.
 
@@ -39,21 +72,15 @@ class Ledger:
         self.alarmed: set[str] = set()
         self.opening = list(opening)
 
-    def add(self, window: Window, rows: Mapping[str, int]) -> list[Event]:
-        """Count a window; `rows` is how many tokens a row of each source holds. Returns what is to be told of it."""
-        events: list[Event] = []
-        for draw in window.draws:
-            self.accounts[draw.source].drawn += 1
-        for draw, why in window.broken:
-            self.accounts[draw.source].broken += 1
-            events.append(("skipped", {"source": draw.source, "sample": draw.number, "why": why}))
-        for draw, count in window.overlong:
-            self.accounts[draw.source].overlong += count
-        for piece in window.pieces:
-            name = piece.draw.source
-            size = piece.read.size(rows[name]) + Size(samples=float(piece.number == 0))
-            self.accounts[name].given += size
-        return events
+    def add(self, tally: Tally) -> list[Event]:
+        """Add what a window gave. Returns what is to be told of it."""
+        for name, found in tally.accounts.items():
+            account = self.accounts[name]
+            account.drawn += found.drawn
+            account.broken += found.broken
+            account.overlong += found.overlong
+            account.given += found.given
+        return [("skipped", {"source": d.source, "sample": d.number, "why": why}) for d, why in tally.broken]
 
     def too_broken(self) -> str:
         """What is wrong, once more samples could not be read than may be; empty while all is well."""
@@ -96,9 +123,16 @@ class Ledger:
 
     def state(self) -> dict[str, Any]:
         """As plain data."""
-        return {name: dataclasses.asdict(account) for name, account in self.accounts.items()}
+        return _plain(self.accounts)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        for name, told in state.items():
-            self.accounts[name] = Account(**{**told, "given": Size(**told["given"])})
+        self.accounts |= _accounts(state)
+
+
+def _plain(accounts: Mapping[str, Account]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(account) for name, account in accounts.items()}
+
+
+def _accounts(told: Mapping[str, Any]) -> dict[str, Account]:
+    return {name: Account(**{**values, "given": Size(**values["given"])}) for name, values in told.items()}

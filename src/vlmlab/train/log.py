@@ -15,6 +15,17 @@ from vlmlab.train.plot import Line, chart
 
 METRICS, PICTURE = "metrics.jsonl", "loss.svg"
 
+TIMED = (
+    "seconds",
+    "learned_tokens_per_second",
+    "images_per_second",
+    "patches_per_second",
+    "mfu",
+    "memory",
+    "seconds_left",
+)
+"""What a step's record says of the machine; all else is the same wherever the recipe runs, but for rounding."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
@@ -39,24 +50,32 @@ class Log:
     """The metrics of one run. Each record is one line of JSON, on disk as soon as it is written.
 
     Opening it at step `start` drops the records of later steps, which a resumed run will write again. `scored` are the
-    steps after which held-out samples were measured already.
+    steps after which held-out samples were measured already. Of several processes only one `writes`.
     """
 
-    def __init__(self, run: Path, origin: Origin, start: int = 0) -> None:
+    def __init__(self, run: Path, origin: Origin, start: int = 0, writes: bool = True) -> None:
         self.run, self.origin = run, origin
+        self.scored: list[int] = []
+        self.file: TextIO | None = None
+        if not writes:
+            return
         kept = [r for r in read_metrics(run) if r.get("step", 0) <= start] if start else []
-        self.scored = {r["step"] for r in kept if r["kind"] == "score"}
+        self.scored = [r["step"] for r in kept if r["kind"] == "score"]
         kept.append({"kind": "run", "step": start, **origin.plain()})
         write_text(run / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
-        self.file: TextIO = (run / METRICS).open("a", encoding="utf-8")
+        self.file = (run / METRICS).open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Add a record: `kind` is `step` (training) or `score` (a measurement on held-out samples)."""
+        if self.file is None:
+            return
         self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self.file.flush()
 
     def close(self) -> None:
         """Draw the picture and close the file."""
+        if self.file is None:
+            return
         os.fsync(self.file.fileno())
         self.file.close()
         draw(self.run, self.origin)
@@ -78,9 +97,15 @@ class Meter:
     """Progress through `total` steps: a bar with rate and time left in a terminal, a line now and then elsewhere."""
 
     def __init__(
-        self, what: str, total: int, start: int = 0, console: Console | None = None, every: float = 15
+        self,
+        what: str,
+        total: int,
+        start: int = 0,
+        console: Console | None = None,
+        every: float = 15,
+        quiet: bool = False,
     ) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=quiet)
         self.what, self.total, self.done, self.begun = what, total, start, start
         self.every, self.started = every, time.monotonic()
         self.spoken = self.started

@@ -53,10 +53,11 @@ class Stage:
     """A stage of training.
 
     `train` names the parts that learn in full, `adapters` those that learn through adapters; the others stay as they
-    are. With `checkpointing` what layers computed is made again in the backward pass instead of kept. A step draws
-    `batch` samples and computes them in passes of up to `tokens` tokens and `patches` patches (0: any number; they are
-    what takes memory where the tower learns). `lr_factors` and `decay_factors` multiply `lr` and `weight_decay` for a
-    part. `warmup` is in steps; `final` is the share of `lr` left at the end. `clip` bounds the
+    are. With `checkpointing` what layers computed is made again in the backward pass instead of kept. With `shard`
+    several processes (torchrun's) hold a share of the weights each, instead of all of them. A step draws `batch`
+    samples and computes them in passes of up to `tokens` tokens and `patches` patches (0: any number; they are what
+    takes memory where the tower learns). `lr_factors` and `decay_factors` multiply `lr` and `weight_decay` for a part.
+    `warmup` is in steps; `final` is the share of `lr` left at the end. `clip` bounds the
     gradient's norm (0: no bound). `learn` says which tokens are learned, where a mixture does not. With `precision =
     "bfloat16"` the products of a decoder's frozen weights (on CUDA: all products) are made in that; what learns is kept
     in float32. A checkpoint is written every `save_every` steps and `keep` of them are kept; metrics are written every
@@ -65,7 +66,8 @@ class Stage:
     A step's samples are read and packed in windows of `window` (0: of the whole batch, or where that is large, of as
     many as divide it, 128 at most), ahead of need by so many `workers` (processes; 0: none on a CPU, else one thread).
     What cannot be read is skipped until it is more than a share of `broken` of the samples (counted from 1,000 up).
-    `noise` is NEFTune's alpha (the paper's training code: 5; 0: no noise).
+    `noise` is NEFTune's alpha (the paper's training code: 5; 0: no noise). With `mfu` each step's operations are
+    counted, and told as a share of the most that the device did when it was asked at the start.
     """
 
     steps: int
@@ -73,6 +75,7 @@ class Stage:
     train: tuple[str, ...] = ("connector",)
     adapters: dict[str, AdapterConfig] = dataclasses.field(default_factory=dict)
     checkpointing: bool = False
+    shard: bool = False
     tokens: int = 4096
     patches: int = 0
     lr: float = 1e-4
@@ -95,6 +98,7 @@ class Stage:
     workers: int = 0
     broken: float = 0.01
     noise: float = 0.0
+    mfu: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "tokens", "save_every", "keep", "log_every"):

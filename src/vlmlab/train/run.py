@@ -32,8 +32,10 @@ from vlmlab.train.feed import Feed
 from vlmlab.train.ledger import Event, Ledger
 from vlmlab.train.log import write_text
 from vlmlab.train.loop import Watch, fit
-from vlmlab.train.optimizer import adapt, whole
+from vlmlab.train.optimizer import adapt, freeze, whole
 from vlmlab.train.origin import Origin
+from vlmlab.train.parallel import ALONE, Team, sharded
+from vlmlab.train.parallel import whole as gathered
 from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe, Start
 
@@ -143,16 +145,40 @@ def build(recipe: Recipe, device: str = "cpu") -> Run:
     return Run(recipe, model.to(device), processor, source)
 
 
-def train(run: Run, folder: Path, origin: Origin, resume: bool = False, watch: Watch | None = None) -> None:
-    """Train as the recipe says, in a folder made ready by `begin`, and leave the model there; see `fit`."""
+def train(
+    run: Run, folder: Path, origin: Origin, resume: bool = False, watch: Watch | None = None, team: Team = ALONE
+) -> Run:
+    """Train as the recipe says, in a folder made ready by `begin`, and leave the model there; see `fit`.
+
+    Every process of a `team` calls this. Returns the run with the trained model whole, for the first of them.
+    """
     recipe = run.recipe
     every = 0 if recipe.score is None else recipe.score.every
-    found = checkpoint.find(folder) if resume else checkpoint.NOTHING
+    found = checkpoint.find(folder, team) if resume else checkpoint.NOTHING
     feed, ledger = run.feed(None if found.whole is None else found.whole.state()["stream"]["shares"])
-    fit(run.model, feed, ledger, recipe.stage, recipe.seed, folder, origin, watch, every, found)
+    fit(run.model, feed, ledger, recipe.stage, recipe.seed, folder, origin, watch, every, found, team)
+    if sharded(run.model):
+        run = _together(run, team)
+    team.led(lambda: _leave(run, folder, origin))
+    return run
+
+
+def _together(run: Run, team: Team) -> Run:
+    """A run whose model is sharded, with a whole one in the first process: what learned is put into a new one."""
+    whole = build(run.recipe, "cpu") if team.leads else run
+    into = freeze(whole.model, run.recipe.stage) if team.leads else {}
+    with torch.no_grad():
+        for name, parameter in freeze(run.model, run.recipe.stage).items():
+            found = gathered(parameter)
+            if team.leads:
+                into[name].copy_(found)
+    return whole if not team.leads else dataclasses.replace(whole, model=whole.model.to(team.device))
+
+
+def _leave(run: Run, folder: Path, origin: Origin) -> None:
     save(run.model, run.processor, folder / MODEL, {"made_by": origin.plain()})
-    if recipe.stage.adapters:
-        adapters.save(run.model, folder / ADAPTER, recipe.start.model, whole(run.model, recipe.stage))
+    if run.recipe.stage.adapters:
+        adapters.save(run.model, folder / ADAPTER, run.recipe.start.model, whole(run.model, run.recipe.stage))
 
 
 def begin(folder: Path, recipe: Recipe, resume: bool) -> None:
