@@ -57,7 +57,16 @@ class Ingredient:
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureConfig(SourceConfig):
+class Mixed(SourceConfig):
+    """The config of a source that is a mixture, however a recipe writes it down."""
+
+    def mixture(self) -> "MixtureConfig":
+        """All of it: each source with its share. Nothing is opened."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig(Mixed):
     """`sources` by names of your own. `unit` is what their weights are shares of.
 
     `samples`, packed `rows`, `images`, or `answers`: tokens that are learned. For all but the first, `probe` samples of
@@ -83,6 +92,10 @@ class MixtureConfig(SourceConfig):
                     f"{other} and {name} are of one kind, {each.kind or name!r}, and share rows: "
                     "give both the same tokens"
                 )
+
+    def mixture(self) -> "MixtureConfig":
+        """This is all of it already."""
+        return self
 
 
 class Mixture(Source):

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import functools
 import importlib.resources
+import tomllib
 from collections.abc import Mapping, Sequence
 
 CAULDRON = "HuggingFaceM4/the_cauldron"
@@ -79,6 +80,13 @@ def table() -> tuple[Entry, ...]:
     entries = tuple(map(entry, csv.DictReader(text.splitlines())))
     check(entries)
     return entries
+
+
+@functools.cache
+def text_sets() -> Mapping[str, str]:
+    """What the sets of text only are called in recipes, and in the table."""
+    text = importlib.resources.files("vlmlab.data").joinpath("text_sets.toml").read_text(encoding="utf-8")
+    return {name: columns["entry"] for name, columns in tomllib.loads(text).items()}
 
 
 def of_subset(subset: str) -> Entry:

@@ -128,7 +128,8 @@ class LowRank(nn.Module):
         |w + s b a|² = |w|² + 2 s b·(w aᵀ) + s² b·(b a aᵀ), row by row; at b = 0 it is that of `w` to the bit.
         """
         weight = base.weight
-        with torch.autocast(weight.device.type, enabled=False):
+        # A model without memory, which is only counted, has no autocast to turn off.
+        with torch.autocast("cpu" if weight.is_meta else weight.device.type, enabled=False):
             wide = torch.promote_types(weight.dtype, torch.float32)
             weight, a, b = weight.to(wide), self.a.to(wide), self.b.to(wide) * self.scale
             cross = torch.linalg.vecdot(F.linear(weight, a), b)
