@@ -44,6 +44,14 @@ def test_no_held_out_title_or_group_is_trained_on():
         assert record["head"] in heads
 
 
+def test_pictures_of_some_licences():
+    free = source("train", licences=("Apache-2.0", "MIT"))
+    assert (len(free), {r["author"] for r in free.records}) == (2316, {"Google", "Microsoft"})
+    assert len(free) + len(source("train", licences=("CC-BY-4.0",))) == len(source("train"))
+    with pytest.raises(ValueError, match="licences is empty"):
+        emoji.Config(licences=())
+
+
 def test_a_sample_as_a_conversation_and_as_a_document():
     chat, document = source("test")[3], source("test", chat=False, question="Title:")[3]
     assert [m.role for m in chat.messages] == ["user", "assistant"]

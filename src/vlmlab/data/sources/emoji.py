@@ -18,18 +18,27 @@ from vlmlab.data.sources import Pair, PairSource, SourceConfig
 
 QUESTION = "What is this?"
 
+Licence = Literal["Apache-2.0", "MIT", "CC-BY-4.0"]
+"""That of Noto's pictures, Fluent's, and Twemoji's."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(SourceConfig):
     """`question` stands with each picture; its title is the answer.
 
     With `chat` they are a user's question and an assistant's answer; without, one plain document, as the pairs of the
-    paper's first stage are.
+    paper's first stage are. `licences` are those of the sets that pictures are taken from: all three, or the two that
+    ask for nothing but their notice.
     """
 
     split: Literal["train", "validation", "test"] = "train"
     question: str = QUESTION
     chat: bool = True
+    licences: tuple[Licence, ...] = ("Apache-2.0", "MIT", "CC-BY-4.0")
+
+    def __post_init__(self) -> None:
+        if not self.licences:
+            raise ValueError("licences is empty: name one at least, such as MIT")
 
 
 class Emoji(PairSource):
@@ -37,7 +46,7 @@ class Emoji(PairSource):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.records = [record for record in _records() if record["split"] == config.split]
+        self.records = [r for r in _records() if r["split"] == config.split and r["licence"] in config.licences]
 
     def __len__(self) -> int:
         return len(self.records)
