@@ -15,6 +15,7 @@ import tyro
 
 from vlmlab.commands import COMMANDS, Stopped
 from vlmlab.data_commands import DATA
+from vlmlab.plan_command import plan
 
 OVERVIEW = """usage: vlmlab [-h] [--version] [--traceback] {{{names}}} ...
 
@@ -30,6 +31,7 @@ Examples:
 vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error arose.
 """
 
+ALL = {**COMMANDS, "plan": plan}
 OF_DATA = "Fetch and build corpora, say what they hold, filter them."
 
 
@@ -67,7 +69,7 @@ def _run(words: list[str]) -> int:
         print(f"vlmlab {importlib.metadata.version('vlmlab')}")
         return 0
     name, rest = words[0], words[1:]
-    table = COMMANDS
+    table = ALL
     if name == "data":
         if not rest or rest[0] in ("-h", "--help"):
             print(_overview_of_data())
@@ -126,7 +128,7 @@ def _description(function: Callable[..., None]) -> str:
 
 
 def _overview() -> str:
-    told = {name: _first_sentence(function) for name, function in COMMANDS.items()} | {"data": OF_DATA}
+    told = {name: _first_sentence(function) for name, function in ALL.items()} | {"data": OF_DATA}
     width = max(map(len, told)) + 2
     lines = [f"  {name:{width}}{sentence}" for name, sentence in told.items()]
     return OVERVIEW.format(names=",".join(told), commands="\n".join(lines)).rstrip()
