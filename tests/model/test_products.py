@@ -45,3 +45,28 @@ def test_a_weight_in_fewer_bits_is_multiplied_in_those():
     out = linear(x, weight, bias, "relu")
     assert out.dtype == torch.float32
     assert torch.equal(out, F.relu(F.linear(x.bfloat16(), weight).float() + bias))
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_through_a_frozen_weight_are_those_of_the_plain_product(rows, bias):
+    layer, x = Linear(48, 30, bias=bias).requires_grad_(False), torch.randn(*rows, 48, requires_grad=True)
+    other = x.detach().clone().requires_grad_()
+    for given, product in ((x, layer), (other, lambda some: F.linear(some, layer.weight, layer.bias))):
+        out = product(given)
+        (out.sin() * torch.arange(30)).sum().backward()
+    assert torch.allclose(x.grad, other.grad, atol=1e-4)
+    turned = torch.randn(30, *rows).movedim(0, -1)  # a gradient that is not laid out row by row
+    (one,), (two,) = (torch.autograd.grad(layer(x), x, turned), torch.autograd.grad(x @ layer.weight.t(), x, turned))
+    assert torch.allclose(one, two, atol=1e-4)
+    assert layer.weight.grad is None
+
+
+def test_a_weight_that_learns_has_its_gradient():
+    layer, x = Linear(48, 30), torch.randn(40, 48)
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()  # only the bias learns
+    assert layer.weight.grad is None and torch.allclose(layer.bias.grad, torch.full((30,), 40.0))
+    layer.weight.requires_grad_(True)
+    layer(x).sum().backward()
+    assert torch.allclose(layer.weight.grad, x.sum(0).expand(30, 48), atol=1e-4)

@@ -1,17 +1,20 @@
 """The matrix product of a linear layer and what is done to its result, and the only file that knows their kernels.
 
-On a CPU in single precision without gradients, the usual product leaves much of the memory's bandwidth unused when
-there are few rows, as in decoding. There the same product goes through kernels that do better (`benchmarks/decode.py`
-measures it): a batched product over slices of the weight for a few, oneDNN's linear for more, which also applies an
-activation before the result leaves the processor's caches. Everywhere else this is `torch.nn.functional.linear`.
+On a CPU in single precision, the usual product leaves much of the memory's bandwidth unused when there are few rows, as
+in decoding, and on some processors much of their arithmetic. There the same product goes through kernels that do better
+(`benchmarks/decode.py` and `benchmarks/training.py` measure it): without gradients a batched product over slices of the
+weight for a few rows, oneDNN's linear for more, which also applies an activation before the result leaves the
+processor's caches; with gradients oneDNN's where the weight itself does not learn. Everywhere else this is
+`torch.nn.functional.linear`.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Activation = Literal["silu", "relu", "gelu", "gelu_tanh", "quick_gelu"]
@@ -43,17 +46,45 @@ def linear(
 
     A weight kept in fewer bits than `x` (bfloat16 under a float32 stream) has its product in those, added in `x`'s.
     """
-    if HAS_ONEDNN and x.numel() > FEW * x.shape[-1] and _plain(x, weight):
+    few = x.numel() <= FEW * x.shape[-1]
+    learning = torch.is_grad_enabled()
+    if not _plain(x, weight) or (few and learning) or (not few and not HAS_ONEDNN):
+        out = _product(x, weight, bias)
+    elif few:
+        out = few_rows(x, weight) if bias is None else few_rows(x, weight) + bias
+    elif not learning:
         name, algorithm = FUSED.get(activation or "", ("none", ""))
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
-        return out if activation is None or activation in FUSED else ACTIVATIONS[activation](out)
-    out = _product(x, weight, bias)
+        out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+        activation = None if activation in FUSED else activation
+    elif weight.requires_grad or (bias is not None and bias.requires_grad):
+        out = F.linear(x, weight, bias)
+    else:
+        out = _Frozen.apply(x, weight, bias)
     return out if activation is None else ACTIVATIONS[activation](out)
 
 
+class _Frozen(torch.autograd.Function):
+    """oneDNN's product with a weight that does not learn, and of the gradient that goes back through it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None
+    ) -> Float[Tensor, "*n o"]:
+        ctx.save_for_backward(weight)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Float[Tensor, "*n o"]) -> tuple[Float[Tensor, "*n i"], None, None]:
+        (weight,) = ctx.saved_tensors
+        turned = weight.t()
+        return torch.ops.mkldnn._linear_pointwise(gradient.contiguous(), turned, None, "none", [], ""), None, None
+
+
 def _plain(x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"]) -> bool:
-    """Whether this is a product on a CPU in single precision, without gradients, of two whole matrices."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not x.is_cpu or x.numel() == 0:
+    """Whether this is a product of two whole matrices in single precision on a CPU, and not being compiled."""
+    if torch.compiler.is_compiling() or not x.is_cpu or x.numel() == 0 or torch.is_autocast_enabled("cpu"):
         return False
     return x.dtype == weight.dtype == torch.float32 and x.is_contiguous() and weight.is_contiguous()
 
@@ -61,12 +92,9 @@ def _plain(x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"]) -> bool:
 def _product(
     x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None
 ) -> Float[Tensor, "*n o"]:
-    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-        out = F.linear(x.to(weight.dtype), weight).to(x.dtype)
-    elif x.numel() <= FEW * x.shape[-1] and _plain(x, weight):
-        out = few_rows(x, weight)
-    else:
+    if weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight, bias)
+    out = F.linear(x.to(weight.dtype), weight).to(x.dtype)
     return out if bias is None else out + bias
 
 
