@@ -78,10 +78,10 @@ def test_a_run_is_compared_with_its_plan(run, capsys):
     assert cli.main(["plan", str(run), "--peak", "0.01", "--probe", "24"]) == 0
     told = capsys.readouterr().out
     rows = {line.split("  ")[0]: line for line in told[told.index("of 3 steps") :].splitlines()[1:] if line.strip()}
-    assert rows.keys() == {"samples", "tokens", "learned tokens", "seconds"}
+    assert rows.keys() == {"samples", "images", "tokens", "learned tokens", "memory", "seconds"}
     error = {name: float(re.search(r"([+-][\d.]+)%", row)[1]) for name, row in rows.items()}
     # Every sample was measured: only which of them three steps drew is left to chance.
-    assert error["samples"] == 0 and abs(error["tokens"]) < 10 and abs(error["learned tokens"]) < 10
+    assert error["samples"] == error["images"] == 0 and abs(error["tokens"]) < 10 and abs(error["learned tokens"]) < 10
     assert "measured on 24 of 24" in told and "on a device of 0.01 TFLOP/s, 40% of it reached" in told
 
 
