@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -150,8 +151,9 @@ def main() -> None:
             if not pid:
                 try:
                     child(order, rank, port)
-                finally:
-                    os._exit(70)
+                except BaseException:
+                    traceback.print_exc()
+                os._exit(70)
             pids.append(pid)
         print(json.dumps(pids), flush=True)
         print(json.dumps(watch(pids)), flush=True)

@@ -15,11 +15,12 @@ import torch
 from train import tiny
 from vlmlab.batch import IGNORE
 from vlmlab.train import checkpoint
-from vlmlab.train.log import read_metrics
+from vlmlab.train.log import TIMED, read_metrics
 from vlmlab.train.loop import Interrupted, TrainingError, fit
 from vlmlab.train.objectives import next_token
 from vlmlab.train.optimizer import freeze
 from vlmlab.train.origin import Origin
+from vlmlab.train.pace import Work, peak
 from vlmlab.train.step import accumulate
 
 ORIGIN = Origin("0", "recipe", 0, "pytest", "today")
@@ -136,6 +137,25 @@ def test_bfloat16_trains(tmp_path):
     assert losses[-1] < losses[0]
 
 
+def test_a_score_that_was_missed_is_made_up_for_and_none_is_made_twice(tmp_path):
+    class Stop(Exception):
+        pass
+
+    calls = []
+
+    def stopping():
+        calls.append(1)
+        if len(calls) == 2:  # the checkpoint of step 3 is there, its score is not
+            raise Stop
+        return {"right": 1.0}
+
+    with pytest.raises(Stop):
+        train(tmp_path, watch=stopping, watch_every=3)
+    train(tmp_path, resume=True, watch=stopping, watch_every=3)
+    train(tmp_path, resume=True, watch=stopping, watch_every=3)
+    assert [r["step"] for r in read_metrics(tmp_path) if r["kind"] == "score"] == [0, 3, 6]
+
+
 def test_metrics_and_picture_say_what_made_them(tmp_path):
     train(tmp_path, watch=lambda: {"right": 1.0, "shuffled": 2.0}, watch_every=3)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -144,6 +164,28 @@ def test_metrics_and_picture_say_what_made_them(tmp_path):
     assert {"loss", "lr", "gradient_norm", "tokens", "learned_tokens", "seconds"} <= records[2].keys()
     picture = (tmp_path / "loss.svg").read_text()
     assert picture.startswith("<svg") and "made by: pytest" in picture and "shuffled" in picture
+
+
+def test_a_step_says_what_it_read_and_how_fast(tmp_path):
+    train(tmp_path, steps=2, mfu=True, train=("connector", "language"))
+    for told in (r for r in read_metrics(tmp_path) if r["kind"] == "step"):
+        assert set(TIMED) <= told.keys() and all(told[name] >= 0 for name in TIMED)
+        # Four squares of eight pixels a side, or half as much again or twice that; patches have four.
+        assert told["images"] == 4 and 16 <= told["patches"] <= 32 and told["padding"] == 0
+        assert 0 < told["mfu"] < 1 and told["memory"] > 1 << 20
+    assert told["seconds_left"] == 0
+    assert told["images_per_second"] == pytest.approx(4 / told["seconds"], rel=0.2)
+
+
+def test_operations_are_counted():
+    one, other = torch.ones(3, 5, requires_grad=True), torch.ones(5, 7)
+    work = Work(True)
+    with work.counted():
+        (one @ other).sum().backward()
+    assert work.flops == 2 * 2 * 3 * 5 * 7  # forward, and the gradient of the one that learns
+    with Work(False).counted():
+        one @ other
+    assert peak(torch.device("cpu"), torch.float32) > 1e8
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):
@@ -180,6 +222,21 @@ def test_a_checkpoint_of_other_parts_is_refused(tmp_path):
     train(tmp_path, steps=3)
     with pytest.raises(ValueError, match="other trained parts"):
         train(tmp_path, resume=True, train=("connector", "language"))
+
+
+def test_a_pass_of_text_alone_teaches_a_connector_nothing():
+    model, stage = tiny.model(), tiny.stage()
+    freeze(model, stage)
+    feed = tiny.feed(model)
+    pieces = [
+        piece._replace(
+            read=piece.read._replace(tokens=piece.read.tokens.clip(tiny.ASK), grid=(), patches=())
+        )  # no picture stands in it
+        for piece in tiny.pieces(feed, range(4))
+    ]
+    done = accumulate(model, feed, [pieces], stage, next_token.Config().build())
+    assert done.learned == 12 and done.images == 0 and math.isfinite(done.loss)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_nothing_learned_is_an_error():

@@ -1,5 +1,6 @@
 """Two processes train as one does: the same losses, counts and weights; their checkpoints are read by any number."""
 
+import json
 import os
 import shutil
 import signal
@@ -18,11 +19,6 @@ from vlmlab import component
 from vlmlab.train import checkpoint, shards
 from vlmlab.train.log import TIMED, read_metrics
 
-SOURCES = {
-    "squares": {"weight": 1, "data": {"name": "train.tiny"}},
-    "sums": {"weight": 2, "tokens": 64, "data": {"name": "arithmetic", "samples": 50}},
-}
-
 
 @pytest.fixture(scope="module")
 def nursery():
@@ -31,7 +27,7 @@ def nursery():
     nursery.close()
 
 
-def recipe(folder: Path, **changes) -> Path:
+def recipe(folder: Path, pictures: float = 1, **changes) -> Path:
     """Pictures and sums without any, so that passes differ from process to process, in number too."""
     folder.mkdir(exist_ok=True)
     stage = {"steps": 6, "batch": 8, "window": 2, "tokens": 70, "noise": 1.0, "save_every": 1, "keep": 9, "lr": 3e-4}
@@ -39,7 +35,14 @@ def recipe(folder: Path, **changes) -> Path:
     path = tiny.recipe(folder, stage=stage)
     data = component.read_toml(path)
     del data["score"]
-    data["data"] = {"name": "mixture", "unit": "rows", "probe": 4, "sources": SOURCES}
+    lines = [[("user", f"{n} + {n}?"), ("assistant", f"{2 * n}, " * (n % 7 + 1))] for n in range(50)]
+    told = [{"messages": [{"role": role, "content": text} for role, text in line]} for line in lines]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told), encoding="utf-8")
+    sources = {
+        "squares": {"weight": pictures, "data": {"name": "train.tiny"}},
+        "sums": {"weight": 2, "tokens": 64, "data": {"name": "jsonl", "path": str(folder / "sums.jsonl")}},
+    }
+    data["data"] = {"name": "mixture", "unit": "samples", "sources": sources}
     path.write_text(component.write_toml(data), encoding="utf-8")
     return path
 
@@ -70,6 +73,7 @@ def check_same(one: Path, other: Path) -> None:
 CASES = {
     "plain": {},
     "sharded": {"shard": True},
+    "steps without pictures": {"shard": True, "pictures": 0.2, "warmup": 0, "lr": 1e-3},
     "frozen tower": {"shard": True, "train": ["connector"], "adapters": {"language": {"kind": "dora", "rank": 2}}},
     "bfloat16": {"shard": True, "train": ["connector"], "precision": "bfloat16", "checkpointing": True},
 }
@@ -83,6 +87,9 @@ def test_two_processes_are_as_one(nursery, tmp_path, case):
         assert status == [0] * size, Path(f"{tmp_path}/said.0").read_text()
     check_same(tmp_path / "1", tmp_path / "2")
     assert not Path(f"{tmp_path}/said.1").read_text()
+    if "pictures" in CASES[case]:
+        images = [r["images"] for r in read_metrics(tmp_path / "1") if r["kind"] == "step"]
+        assert any(images) and 0 in images[images.index(max(images)) :]
     spread = (checkpoint.latest(tmp_path / "2").folder / shards.STEPS).exists()
     assert spread == ("shard" in CASES[case])
 

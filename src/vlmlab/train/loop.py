@@ -63,9 +63,9 @@ def fit(
     """Train `model` in place for `stage.steps` steps, from the checkpoint that was `found` where one was.
 
     Every process of a `team` calls this; a model that is sharded stays so. Returns how many steps this call did. Raises
-    Interrupted after SIGINT or SIGTERM, with the step finished and
-    saved; TrainingError when the loss is not finite or too many samples are broken; ValueError when the samples are no
-    longer those that the checkpoint was trained on; OSError when the disk is full (earlier checkpoints are whole).
+    Interrupted after SIGINT or SIGTERM, with the step finished and saved; TrainingError when the loss is not finite or
+    too many samples are broken; ValueError when the samples are no longer those that the checkpoint was trained on;
+    OSError when the disk is full (earlier checkpoints are whole).
     """
     _check(stage, team)
     if stage.shard and not team.alone:

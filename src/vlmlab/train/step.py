@@ -171,7 +171,8 @@ def _pass(
     with autocast(model, stage), noised(model, noise):
         loss = objective(model, batch, known)
         summed = loss.each.sum()
-    (summed / divisor).backward()
+    if summed.requires_grad:  # a text alone teaches a connector nothing
+        (summed / divisor).backward()
     done.loss += float(summed.detach())
     for name, value in loss.parts.items():
         done.parts[name] = done.parts.get(name, 0.0) + value
