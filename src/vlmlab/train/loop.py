@@ -67,7 +67,7 @@ def fit(
     too many samples are broken; ValueError when the samples are no longer those that the checkpoint was trained on;
     OSError when the disk is full (earlier checkpoints are whole).
     """
-    _check(stage, team)
+    _check(stage, team, watch)
     if stage.shard and not team.alone:
         spread(model, stage, team)
     objective, adam, trained = stage.objective.build(), optimizer(model, stage), freeze(model, stage)
@@ -121,8 +121,12 @@ def fit(
     return stage.steps - start
 
 
-def _check(stage: Stage, team: Team) -> None:
-    """Raise ValueError when there are processes that would have nothing to do."""
+def _check(stage: Stage, team: Team, watch: Watch | None) -> None:
+    """Raise ValueError for processes that would have nothing to do, and for what they cannot do together yet."""
+    if stage.shard and not team.alone and watch is not None:
+        raise ValueError(
+            "a sharded model cannot be measured while it trains: say score.every = 0, or stage.shard = false"
+        )
     count = stage.batch // stage.together
     if team.size > count:
         raise ValueError(
