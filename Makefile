@@ -67,10 +67,10 @@ clean:  ## removes caches and builds; keeps .venv and runs/
 
 .venv/.ready-demo: pyproject.toml .venv/.ready-torch
 	@echo "Installing vlmlab and what it needs: a minute or two."
-	$(PIP) install --quiet --editable '.[backbones,plots]'
+	$(PIP) install --quiet --editable '.[plots]'
 	@touch $@
 
 .venv/.ready-test: pyproject.toml .venv/.ready-torch
 	@echo "Installing vlmlab and what it needs: a minute or two."
-	$(PIP) install --quiet --editable '.[test,backbones,plots]'
+	$(PIP) install --quiet --editable '.[test,plots]'
 	@touch $@ .venv/.ready-demo

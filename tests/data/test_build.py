@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from data.test_builders import PROSE, photo
+from vlmlab import writing
 from vlmlab.component import parse
-from vlmlab.data import build, writing
+from vlmlab.data import build
 from vlmlab.data.build import Build
 from vlmlab.data.builders import BuilderConfig
 

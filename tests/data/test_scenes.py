@@ -107,6 +107,16 @@ def test_as_many_no_as_yes_whatever_is_asked_for():
         assert abs(answers["yes"] - total / 2) < 2.5 * math.sqrt(total), (key, answers)
 
 
+def test_a_description_tells_all_from_left_to_right():
+    scenes = source(kinds=["description"])
+    for index in range(100):
+        truth = scenes.truth(index)
+        (question,) = truth.questions
+        told = [thing.split(" ", 1)[1] for thing in re.split(", | and ", question.answer)]
+        across = sorted(truth.scene.things, key=lambda thing: thing.x)
+        assert told == [f"{thing.size} {thing.colour} {thing.shape}" for thing in across]
+
+
 def test_counts_are_spread():
     answers = collections.Counter(source(kinds=["count"]).truth(index).questions[0].answer for index in range(800))
     assert len(answers) >= 6 and 0.05 < answers["0"] / 800 < 0.25 and answers.most_common(1)[0][1] < 400, answers

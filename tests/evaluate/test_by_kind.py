@@ -52,8 +52,32 @@ def test_reading_is_scored_by_its_letters() -> None:
 def test_titled_pictures_and_sums_are_asked_alone() -> None:
     titles = by_kind.questions("emoji", emoji.Config(split="test").build(), 5)
     assert {one.kind for one in titles} == {by_kind.TITLE} and all(one.answer and one.picture for one in titles)
-    sums = by_kind.questions("sums", arithmetic.Config(split="test", samples=9).build(), 30, first=4)
-    assert [one.picture_number for one in sums] == [4, 5, 6, 7, 8]
+    sums = by_kind.questions("sums", arithmetic.Config(split="test", samples=5).build(), 30)
+    assert [one.picture_number for one in sums] == [0, 1, 2, 3, 4]
+    (read,) = by_kind.questions("lines", emoji.Config(split="test").build(), 1, "reading")
+    assert read.kind == "reading"
+
+
+def test_an_article_does_not_make_a_title_wrong() -> None:
+    picture = Picture(b"", "p")
+    for kind, right in ((by_kind.TITLE, 1.0), ("colour", 0.0)):
+        (score,) = by_kind.scores(
+            by_kind.answer([Asked("s", kind, 0, picture, "?", "A red kite.")], lambda s: ["Red kite"] * len(s), {})
+        )
+        assert score.model.value == right
+    assert by_kind.without_article("A.") == "a" and by_kind.without_article("the an") == "an"
+
+
+def test_without_a_picture_the_same_question_is_asked_once() -> None:
+    asked_for: list[int] = []
+
+    def generate(samples):
+        asked_for.append(len(samples))
+        return [f"{len(asked_for)} {number}" for number in range(len(samples))]
+
+    asked = [Asked("s", "k", n, Picture(b"", "p"), "ab"[n % 2], "x") for n in range(6)]
+    answered = by_kind.answer(asked, generate, {})
+    assert asked_for == [6, 2] and [one.blind for one in answered] == ["2 0", "2 1"] * 3
 
 
 def test_the_most_frequent_answer_is_that_of_training() -> None:
@@ -68,7 +92,7 @@ def test_how_often_it_says_yes_where_the_truth_is_no() -> None:
     picture = Picture(b"", "p")
     asked = [Asked("s", "k", n, picture, "?", truth) for n, truth in enumerate(["no", "no", "no", "yes"])]
     said = ["Yes.", "no", "yes", "yes"]
-    answered = by_kind.answer(asked, lambda some: said, {})
+    answered = by_kind.answer(asked, lambda some: said[: len(some)], {})
     assert by_kind.yes_when_no(answered, resamples=100).value == pytest.approx(2 / 3)
     assert by_kind.yes_when_no(answered[3:]) is None
 

@@ -240,7 +240,7 @@ def test_a_downloaded_recipe_imports_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["nope", "/nowhere/at/all", "a/b/c", "x y/z"])
 def test_neither_a_folder_nor_a_hub_id(place: str) -> None:
-    with pytest.raises(ValueError, match="is no folder, and no hub id such as HuggingFaceM4/idefics2-8b"):
+    with pytest.raises(ValueError, match="is no folder, no hub id such as HuggingFaceM4/idefics2-8b, and not nano"):
         vlmlab.load(place)
 
 

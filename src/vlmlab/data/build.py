@@ -28,7 +28,7 @@ from typing import Any
 
 from vlmlab import component
 from vlmlab.data.builders import Builder, BuilderConfig, Tally
-from vlmlab.data.writing import PARTIAL, write, write_text
+from vlmlab.writing import PARTIAL, write, write_text
 
 MANIFEST, DROPPED, WORK = "manifest.json", "dropped.jsonl", ".work"
 _HEADER = "header.json"

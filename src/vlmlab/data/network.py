@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlmlab.data.writing import write, write_text
+from vlmlab.writing import write, write_text
 
 LAYERS, WEIGHTS = "layers.json", "model.safetensors"
 

@@ -10,7 +10,7 @@ from typing import Any
 from vlmlab.batch import Sample
 from vlmlab.data.filters import Filter, Readers, no_readers
 from vlmlab.data.sources import Source
-from vlmlab.data.writing import write_text
+from vlmlab.writing import write_text
 
 DROPS, FACTS = "drops.jsonl", "filter.json"
 """The files that `save` writes: every drop, and what was filtered by what."""

@@ -1,7 +1,8 @@
 """Scores by kind of question on held-out pictures, beside two baselines: no picture, and the most frequent answer.
 
-A question is right when the answer is the reference, case and a full stop at the end aside. Kinds in `READING` are
-scored by the character error rate instead: edits to turn the answer into the reference, over the reference's length.
+A question is right when the answer is the reference, case, a full stop at the end and, of a title, its article aside.
+Kinds in `READING` are scored by the character error rate instead: edits to turn the answer into the reference, over the
+reference's length.
 """
 
 import collections
@@ -41,13 +42,13 @@ class Asked:
         return Sample((Message("user", parts),))
 
 
-def questions(name: str, source: Source, pictures: int, first: int = 0) -> list[Asked]:
-    """What is asked about `pictures` pictures of a source, from number `first` on.
+def questions(name: str, source: Source, pictures: int, kind: str = TITLE) -> list[Asked]:
+    """What is asked about the first `pictures` pictures of a source; `kind` is that of pictures with captions.
 
     Raises ValueError for a source whose questions have no known kind.
     """
     found: list[Asked] = []
-    for index in range(first, min(first + pictures, len(source))):
+    for index in range(min(pictures, len(source))):
         if isinstance(source, MadeSource):
             truth = source.truth(index)
             picture = Picture(png(source.draw(truth)), f"{name} {index}")
@@ -55,7 +56,7 @@ def questions(name: str, source: Source, pictures: int, first: int = 0) -> list[
         elif isinstance(source, PairSource):
             pair, sample = source.pair(index), source[index]
             texts = [part for message in sample.messages[:1] for part in message.parts if isinstance(part, str)]
-            found.append(Asked(name, TITLE, index, pair.picture, " ".join(texts).strip(), pair.title))
+            found.append(Asked(name, kind, index, pair.picture, " ".join(texts).strip(), pair.title))
         else:
             raise ValueError(f"{name}: its questions have no kind; made sources and titled pictures can be scored")
     return found
@@ -109,10 +110,11 @@ class Answered:
 def answer(asked: Sequence[Asked], generate: Generate, known: Mapping[tuple[str, str], str]) -> list[Answered]:
     """Ask every question with its picture and without; `known` are the frequent answers."""
     seen = generate([one.sample() for one in asked])
-    blind = generate([one.sample(seen=False) for one in asked])
+    texts = list({one.text: one for one in asked}.values())  # without a picture the same words have the same answer
+    blind = dict(zip((one.text for one in texts), generate([one.sample(seen=False) for one in texts]), strict=True))
     return [
-        Answered(one, said, unseen, known.get((one.source, one.kind), ""))
-        for one, said, unseen in zip(asked, seen, blind, strict=True)
+        Answered(one, said, blind[one.text], known.get((one.source, one.kind), ""))
+        for one, said in zip(asked, seen, strict=True)
     ]
 
 
@@ -130,10 +132,11 @@ def _score(answered: Sequence[Answered], resamples: int) -> Score:
         name: collections.Counter() for name in ("answer", "blind", "frequent")
     }
     for one in answered:
-        place, reference = one.asked.picture_number, plain(one.asked.answer)
+        shorten = without_article if first.kind == TITLE else plain
+        place, reference = one.asked.picture_number, shorten(one.asked.answer)
         below[place] += max(len(reference), 1) if reading else 1
         for name, side in sides.items():
-            said = plain(getattr(one, name))
+            said = shorten(getattr(one, name))
             side[place] += edits(said, reference) if reading else said == reference
     places = sorted(below)
     count = [float(below[place]) for place in places]
@@ -155,6 +158,12 @@ def yes_when_no(answered: Sequence[Answered], resamples: int = 10_000) -> Estima
 def plain(text: str) -> str:
     """An answer as it is compared: case, spaces and a full stop at the end aside."""
     return " ".join(text.split()).casefold().removesuffix(".").rstrip()
+
+
+def without_article(text: str) -> str:
+    """A title as it is compared: `A red kite.` and `red kite` are one."""
+    first, _, rest = plain(text).partition(" ")
+    return rest if rest and first in ("a", "an", "the") else plain(text)
 
 
 def edits(said: str, reference: str) -> int:

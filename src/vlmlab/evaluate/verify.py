@@ -16,7 +16,7 @@ import torch
 from vlmlab.batch import Picture, Sample
 from vlmlab.generate.engine import Engine
 from vlmlab.hub.load import load, locate
-from vlmlab.train.log import write_text
+from vlmlab.writing import write_text
 
 PLACE = "https://cdn.britannica.com/"
 LIBERTY = PLACE + "61/93061-050-99147DCE/Statue-of-Liberty-Island-New-York-Bay.jpg"

@@ -131,8 +131,8 @@ def save(
     """Write an adapter, and what was trained in full beside it, as a folder that PEFT reads.
 
     `base` says which model it is for; `whole` are parts (`connector`) and paths of modules whose weights are written
-    too, PEFT's `modules_to_save`; `dtype` makes the file smaller (None: numbers as they are). Raises ValueError when
-    PEFT's one config cannot say what the adapter is.
+    too, PEFT's `modules_to_save`; `dtype` makes the file smaller (None: numbers as they are), but for
+    vectors. Raises ValueError when PEFT's one config cannot say what the adapter is.
     """
     folder = Path(folder)
     found = {p: layer.adapters[name] for p, layer in adapters.layers(model).items() if name in layer.adapters}
@@ -158,7 +158,9 @@ def save(
         kept.append("lm_head")
     config = _config(said, _shortest(model, list(said)), kept, base)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_weights(folder / WEIGHTS, {key: tensor.to(dtype=dtype) for key, tensor in tensors.items()})
+    # DoRA's magnitudes and norms count for whole rows, and are few.
+    made = {key: tensor if tensor.ndim < 2 else tensor.to(dtype=dtype) for key, tensor in tensors.items()}
+    files.write_weights(folder / WEIGHTS, made)
     files.write_json(folder / CONFIG, config)
     return folder
 

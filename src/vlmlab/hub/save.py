@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmlab import component
+from vlmlab import component, writing
 from vlmlab.hub import files
 from vlmlab.hub.load import RECIPE
 from vlmlab.model.adapters import plain_state
@@ -30,10 +30,10 @@ def save(
     if processor is not None:
         data["processor"] = component.plain(processor.config)
         text = processor.tokenizer.to_str(pretty=True)
-        files.write_text(folder / "tokenizer.json", text)
+        writing.write_text(folder / "tokenizer.json", text)
     clash = data.keys() & (extra or {}).keys()
     if clash:
         raise ValueError(f"extra may not hold {sorted(clash)[0]!r}, which is the model's own table")
     files.write_checkpoint(folder, plain_state(model), shard)
-    files.write_text(folder / RECIPE, component.write_toml({**data, **(extra or {})}))
+    writing.write_text(folder / RECIPE, component.write_toml({**data, **(extra or {})}))
     return folder

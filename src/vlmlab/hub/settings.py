@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Tokenizer
 
-from vlmlab import component
+from vlmlab import component, writing
 from vlmlab.hub import files
 from vlmlab.model.vlm import VLMConfig
 from vlmlab.processor.processor import Config
@@ -110,7 +110,7 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, model: VLMConfig) 
     """
     ids = {name: None if t is None else tokenizer.token_to_id(t) for name, t in _tokens(config).items()}
     ends = [i for i in map(tokenizer.token_to_id, config.ends) if i is not None and i < model.language.vocabulary]
-    files.write(folder / "tokenizer.json", lambda partial: tokenizer.save(str(partial)))
+    writing.write(folder / "tokenizer.json", lambda partial: tokenizer.save(str(partial)))
     named = {f"{name}_token": token for name, token in _tokens(config).items() if token is not None}
     extra = [config.frame, config.image, config.end_of_utterance]
     files.write_json(folder / "special_tokens_map.json", {**named, "additional_special_tokens": extra})
@@ -132,7 +132,7 @@ def write(folder: Path, config: Config, tokenizer: Tokenizer, model: VLMConfig) 
     files.write_json(
         folder / "processor_config.json", {"processor_class": "Idefics2Processor", "image_seq_len": latents}
     )
-    files.write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
+    writing.write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
     files.write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
     generation = {f"{name}_token_id": number for name, number in ids.items() if number is not None}
     never = [[tokenizer.token_to_id(FRAME)], [model.fusion.image_token]]

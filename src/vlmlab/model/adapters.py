@@ -10,7 +10,7 @@ A layer may hold several adapters by name; one of them acts at a time, or none. 
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -281,6 +281,25 @@ def fold(model: nn.Module) -> None:
         model.set_submodule(path, _plain(layer))
 
 
+@torch.no_grad()
+def joined(base: Base, turns: Sequence[LowRank]) -> LowRank:
+    """One adapter of a layer that does what several did in turn, each to the weight that the one before it left.
+
+    Its rank is the sum of theirs. Where turn k makes w' = g (w + b a), row by row, with g = 1 for LoRA, the last weight
+    is s (w + [b1, b2 / g1, b3 / (g1 g2), ...] [a1; a2; a3; ...]), with s the product of all g: DoRA's form.
+    """
+    layer, gain = base, torch.ones_like(base.weight[:, 0])
+    columns: list[Tensor] = []
+    for low in turns:
+        columns.append(low.scale * low.b / gain[:, None])
+        gain = gain if low.magnitude is None else gain * low._gain(layer)
+        layer = _linear(low.weight(layer), base.bias)
+    made = LowRank(torch.cat([low.a for low in turns]), torch.cat(columns, 1), float(sum(low.rank for low in turns)))
+    if any(low.magnitude is not None for low in turns):
+        made.magnitude = nn.Parameter(gain * made._length(base))
+    return made
+
+
 def learned(module: nn.Module, name: str = DEFAULT) -> dict[str, nn.Parameter]:
     """The numbers of the adapter called `name` in a module, by their path."""
     found: dict[str, nn.Parameter] = {}
@@ -324,13 +343,16 @@ def plain_state(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
 
 def _plain(layer: Adapted) -> Linear:
     """A layer and its active adapter as one matrix."""
-    weight, bias = layer.weight, layer.bias
+    return _linear(layer.weight, layer.bias).train(layer.training)
+
+
+def _linear(weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> Linear:
     with without_memory():
         plain = Linear(weight.shape[1], weight.shape[0], bias is not None)
     plain.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         plain.bias = nn.Parameter(bias.detach(), requires_grad=False)
-    return plain.train(layer.training)
+    return plain
 
 
 def _base(model: nn.Module, path: str) -> Base:

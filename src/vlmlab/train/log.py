@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vlmlab.train.origin import Origin
 from vlmlab.train.plot import Line, chart
+from vlmlab.writing import write_text
 
 METRICS, PICTURE = "metrics.jsonl", "loss.svg"
 
@@ -25,13 +26,6 @@ TIMED = (
     "seconds_left",
 )
 """What a step's record says of the machine; all else is the same wherever the recipe runs, but for rounding."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

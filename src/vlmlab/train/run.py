@@ -30,7 +30,6 @@ from vlmlab.processor.processor import Encoded, Learn, Options, Processor
 from vlmlab.train import checkpoint
 from vlmlab.train.feed import Feed
 from vlmlab.train.ledger import Event, Ledger
-from vlmlab.train.log import write_text
 from vlmlab.train.loop import Watch, fit
 from vlmlab.train.optimizer import adapt, freeze, whole
 from vlmlab.train.origin import Origin
@@ -38,6 +37,7 @@ from vlmlab.train.parallel import ALONE, Team, sharded
 from vlmlab.train.parallel import whole as gathered
 from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe, Start
+from vlmlab.writing import write_text
 
 MODEL, ADAPTER = "model", "adapter"
 NANO = "nano"

@@ -22,8 +22,8 @@ from vlmlab.batch import Picture
 from vlmlab.data import html, raw
 from vlmlab.data.builders import Builder, BuilderConfig, Tally
 from vlmlab.data.filters.pictures import size
-from vlmlab.data.writing import write_bytes
 from vlmlab.processor.decode import open_picture
+from vlmlab.writing import write_bytes
 
 PICTURES = "pictures"
 ENDINGS = (".html", ".htm", ".xhtml")

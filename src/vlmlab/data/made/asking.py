@@ -14,7 +14,7 @@ from typing import Literal
 from vlmlab.data.made import Question
 from vlmlab.data.made.graph import COLOURS, SHAPES, Description, Direction, Scene, Thing
 
-Kind = Literal["colour", "shape", "count", "relation", "comparison", "existence"]
+Kind = Literal["colour", "shape", "count", "relation", "comparison", "existence", "description"]
 
 _WORDS: dict[Direction, str] = {
     "left": "to the left of",
@@ -154,6 +154,15 @@ def existence(scene: Scene, generator: random.Random) -> Question:
     return Question("existence", generator.choice(texts), _answer(yes))
 
 
+def description(scene: Scene, generator: random.Random) -> Question:
+    """All that is there, from left to right, each thing by its size, colour and shape."""
+    across = sorted(scene.things, key=lambda thing: thing.x)
+    said = [Description(thing.size, thing.colour, thing.shape).one for thing in across]
+    texts = ("What is in the picture, from left to right?", "Describe the picture from left to right.")
+    listed = " and ".join([", ".join(said[:-1]), said[-1]] if said[1:] else said)
+    return Question("description", generator.choice(texts), listed)
+
+
 def _names(scene: Scene) -> list[tuple[Thing, Description]]:
     """Every thing with each description that fits it alone."""
     return [(thing, said) for thing in scene.things for said in scene.naming(thing)]
@@ -170,4 +179,5 @@ _KINDS: dict[Kind, Callable[[Scene, random.Random], Question | None]] = {
     "relation": relation,
     "comparison": comparison,
     "existence": existence,
+    "description": description,
 }
