@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import tiny
 from vlmlab.batch import IGNORE
@@ -165,6 +167,28 @@ def test_metrics_and_picture_say_what_made_them(tmp_path):
     assert {"loss", "lr", "gradient_norm", "tokens", "learned_tokens", "seconds"} <= records[2].keys()
     picture = (tmp_path / "loss.svg").read_text()
     assert picture.startswith("<svg") and "made by: pytest" in picture and "shuffled" in picture
+
+
+def test_tensorboard_holds_the_same_numbers_after_a_resume_too(tmp_path):
+    def watch():
+        return {"right": 1.5}
+
+    train(tmp_path, tensorboard=True, watch=watch, watch_every=3)
+    shutil.rmtree(checkpoint.home(tmp_path) / "step-000006")
+    train(tmp_path, tensorboard=True, resume=True, watch=watch, watch_every=3)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    records = read_metrics(tmp_path)
+    losses = {r["step"]: r["loss"] for r in records if r["kind"] == "step"}
+    assert {e.step: pytest.approx(e.value) for e in board.Scalars("step/loss")} == losses
+    assert [e.step for e in board.Scalars("step/loss")] == sorted(losses)
+    assert [(e.step, e.value) for e in board.Scalars("score/right")] == [(0, 1.5), (3, 1.5), (6, 1.5)]
+
+
+def test_tensorboard_is_asked_for_and_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"pip install 'vlmlab\[tensorboard\]'"):
+        train(tmp_path, tensorboard=True)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_step_says_what_it_read_and_how_fast(tmp_path):

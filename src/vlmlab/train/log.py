@@ -3,9 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,7 +14,10 @@ from vlmlab.train.origin import Origin
 from vlmlab.train.plot import Line, chart
 from vlmlab.writing import write_text
 
-METRICS, PICTURE = "metrics.jsonl", "loss.svg"
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+METRICS, PICTURE, BOARD = "metrics.jsonl", "loss.svg", "tensorboard"
 
 TIMED = (
     "seconds",
@@ -44,15 +47,19 @@ class Log:
     """The metrics of one run. Each record is one line of JSON, on disk as soon as it is written.
 
     Opening it at step `start` drops the records of later steps, which a resumed run will write again. `scored` are the
-    steps after which held-out samples were measured already. Of several processes only one `writes`.
+    steps after which held-out samples were measured already. Of several processes only one `writes`. With `board` the
+    numbers also go to TensorBoard's files; raises ValueError when its package is missing.
     """
 
-    def __init__(self, run: Path, origin: Origin, start: int = 0, writes: bool = True) -> None:
+    def __init__(self, run: Path, origin: Origin, start: int = 0, writes: bool = True, board: bool = False) -> None:
         self.run, self.origin = run, origin
         self.scored: list[int] = []
         self.file: TextIO | None = None
+        self.board: SummaryWriter | None = None
         if not writes:
             return
+        if board:
+            self.board = _board(run / BOARD, start)
         kept = [r for r in read_metrics(run) if r.get("step", 0) <= start] if start else []
         self.scored = [r["step"] for r in kept if r["kind"] == "score"]
         kept.append({"kind": "run", "step": start, **origin.plain()})
@@ -65,6 +72,9 @@ class Log:
             return
         self.file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self.file.flush()
+        if self.board is not None:
+            for name, value in _numbers(kind, values):
+                self.board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Draw the picture and close the file."""
@@ -72,7 +82,26 @@ class Log:
             return
         os.fsync(self.file.fileno())
         self.file.close()
+        if self.board is not None:
+            self.board.close()
         draw(self.run, self.origin)
+
+
+def _board(folder: Path, start: int) -> "SummaryWriter":
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise ValueError("stage.tensorboard needs a package: pip install 'vlmlab[tensorboard]'") from None
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+
+
+def _numbers(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a record, those inside of it too, by their path."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(f"{name}/{key}", value)
+        elif isinstance(value, int | float):
+            yield f"{name}/{key}", float(value)
 
 
 def draw(run: Path, origin: Origin) -> None:

@@ -80,7 +80,7 @@ def fit(
         state = {"origin": origin.plain(), "stream": feed.order.state(done * stage.batch), "given": ledger.state()}
         return checkpoint.save(run, done, trained, adam, state, stage.keep, team)
 
-    log = Log(run, origin, start, team.leads)
+    log = Log(run, origin, start, team.leads, stage.tensorboard)
     try:
         with (
             lowered(model, stage),

@@ -67,7 +67,8 @@ class Stage:
     many as divide it, 128 at most), ahead of need by so many `workers` (processes; 0: none on a CPU, else one thread).
     What cannot be read is skipped until it is more than a share of `broken` of the samples (counted from 1,000 up).
     `noise` is NEFTune's alpha (the paper's training code: 5; 0: no noise). With `mfu` each step's operations are
-    counted, and told as a share of the most that the device did when it was asked at the start.
+    counted, and told as a share of the most that the device did when it was asked at the start. With `tensorboard` the
+    numbers of metrics.jsonl are also written for TensorBoard, into the run's folder `tensorboard`.
     """
 
     steps: int
@@ -99,6 +100,7 @@ class Stage:
     broken: float = 0.01
     noise: float = 0.0
     mfu: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "tokens", "save_every", "keep", "log_every"):
