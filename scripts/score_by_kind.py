@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 import vlmlab
 from vlmlab import component
@@ -23,11 +24,14 @@ from vlmlab.data.mixture import MixtureConfig
 from vlmlab.data.sources import SourceConfig
 from vlmlab.evaluate import by_kind
 from vlmlab.evaluate.bootstrap import Estimate, ratio
-from vlmlab.evaluate.by_kind import Asked, Score
+from vlmlab.evaluate.by_kind import Answered, Asked, Score
 from vlmlab.processor.decode import open_picture, to_rgb
 from vlmlab.train.log import Meter
 from vlmlab.train.origin import Origin
-from vlmlab.writing import write_text
+from vlmlab.writing import write, write_text
+
+TILE = 200
+"""Pixels of a picture on the sheet."""
 
 
 def held_out(config: SourceConfig, split: str) -> SourceConfig:
@@ -63,6 +67,29 @@ def read_by_engine(asked: Sequence[Asked]) -> dict[str, Estimate]:
     return found
 
 
+def sheet(answered: Sequence[Answered], most: int = 3) -> Image.Image:
+    """A few right answers and as many wrong ones of each kind of each source, under their pictures."""
+    rows: list[list[Answered]] = []
+    for key in dict.fromkeys((one.asked.source, one.asked.kind) for one in answered):
+        some = [one for one in answered if (one.asked.source, one.asked.kind) == key]
+        right = [one for one in some if by_kind.right(one)]
+        wrong = [one for one in some if not by_kind.right(one)]
+        rows.append(right[:most] + wrong[:most])
+    made = Image.new("RGB", (2 * most * TILE, len(rows) * (TILE + 46)), "white")
+    pen, font = ImageDraw.Draw(made), ImageFont.load_default(11)
+    for down, row in enumerate(rows):
+        for across, one in enumerate(row):
+            x, y = across * TILE + 4, down * (TILE + 46) + 4
+            picture = to_rgb(open_picture(one.asked.picture))
+            picture.thumbnail((TILE - 8, TILE - 8))
+            made.paste(picture, (x, y))
+            colour = "darkgreen" if by_kind.right(one) else "firebrick"
+            lines = [f"{one.asked.source}: {one.asked.text}", f"says {one.answer.strip()}", f"is {one.asked.answer}"]
+            for number, line in enumerate(lines):
+                pen.text((x, y + TILE - 6 + 14 * number), line[:36], colour if number == 1 else "black", font)
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a run's folder, a model's, or its name")
@@ -71,6 +98,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24, help="of an answer at most")
     parser.add_argument("--ocr", action="store_true", help="let an OCR engine read what is to be read, too")
     parser.add_argument("--out", type=Path, help="where to write questions, answers and scores")
+    parser.add_argument("--sheet", type=Path, help="where to draw some pictures with right and wrong answers")
     args = parser.parse_args()
     data = component.parse(SourceConfig, component.read_toml(args.recipe).get("data", {}), "data")
     if not isinstance(data, MixtureConfig):
@@ -105,6 +133,8 @@ def main() -> None:
     engines = read_by_engine([one for one in asked if one.kind in by_kind.READING]) if args.ocr else {}
     for name, rate in engines.items():
         print(f"{name}, read by rapidocr: {rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}] of the letters wrong")
+    if args.sheet:
+        write(args.sheet, lambda partial: sheet(answered).save(partial, "PNG", optimize=True))
     if args.out:
         told = {
             "made_by": Origin.now(args.recipe.read_text(encoding="utf-8"), 0).plain(),

@@ -107,6 +107,18 @@ def test_as_many_no_as_yes_whatever_is_asked_for():
         assert abs(answers["yes"] - total / 2) < 2.5 * math.sqrt(total), (key, answers)
 
 
+def test_zoom_makes_things_larger_and_leaves_them_apart():
+    plain, larger = source(things=3), source(things=3, zoom=2.0)
+    for index in range(60):
+        things = larger.truth(index).scene.things
+        for thing in things:
+            low, high = graph.SIZES[thing.size]
+            assert 2 * low <= thing.radius <= 2 * high and thing.radius < thing.x < 1 - thing.radius
+        for one, other in itertools.combinations(things, 2):
+            assert math.dist((one.x, one.y), (other.x, other.y)) > one.radius + other.radius
+    assert larger.truth(0).scene.things[0].radius == 2 * plain.truth(0).scene.things[0].radius
+
+
 def test_a_description_tells_all_from_left_to_right():
     scenes = source(kinds=["description"])
     for index in range(100):
@@ -203,6 +215,7 @@ def test_a_scene_that_allows_no_kind_is_asked_for_existence():
         ({"things": 0}, "things = 0 should be 1 to 20"),
         ({"questions": 0}, "questions = 0 should be 1 to 20"),
         ({"kinds": []}, "kinds is empty"),
+        ({"zoom": 4.0}, "zoom = 4 should be 0.5 to 3"),
         ({"kinds": ["number"]}, "'number' is not one of 'colour', 'shape'"),
         ({"split": "dev"}, "'dev' is not one of"),
     ],

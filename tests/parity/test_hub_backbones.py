@@ -126,6 +126,20 @@ def test_every_towers_features(kind: str, tmp_path: Path) -> None:
         assert far(model.vision(images), theirs(kind, eye)(square(images, 4, 7))) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["siglip", "dinov2", "clip"])
+def test_the_first_layers_alone(kind: str, tmp_path: Path) -> None:
+    """Fewer layers than the folder has are its first ones, behind them a plain norm."""
+    eye = vision(kind)
+    model = join(save(tmp_path, eye, language("llama")), vision={"name": kind, "layers": 1})
+    assert len(model.vision.layers) == 1
+    images = picture(4, 4, patch=7)
+    tower = getattr(eye, "vision_model", eye)
+    with torch.no_grad():
+        inside = tower(square(images, 4, 7), output_hidden_states=True).hidden_states[1][0, int(kind != "siglip") :]
+        plain = inside if kind == "clip" else F.layer_norm(inside, inside.shape[-1:], eps=model.config.vision.eps)
+        assert far(model.vision(images), plain) < 1e-5
+
+
 def test_clip_without_its_last_layer(tmp_path: Path) -> None:
     eye = vision("clip")
     model = join(save(tmp_path, eye, language("llama")), vision={"features": "penultimate"})

@@ -149,6 +149,12 @@ def _score(answered: Sequence[Answered], resamples: int) -> Score:
     return Score(first.source, first.kind, len(answered), model, blind, frequent_, gain)
 
 
+def right(answered: Answered) -> bool:
+    """Whether an answer is the reference; one that was read, to the letter."""
+    shorten = without_article if answered.asked.kind == TITLE else plain
+    return shorten(answered.answer) == shorten(answered.asked.answer)
+
+
 def yes_when_no(answered: Sequence[Answered], resamples: int = 10_000) -> Estimate | None:
     """How often it says yes where the truth is no; None where no such question was asked."""
     said = [float(plain(one.answer) == "yes") for one in answered if plain(one.asked.answer) == "no"]

@@ -102,17 +102,21 @@ def load_vision(model: VLM, config: VisionConfig, folder: Path, dtype: torch.dty
     """Give a model built on the meta device the vision tower of a folder (SigLIP, CLIP, DINOv2, BLIP-2's EVA-CLIP).
 
     A DINOv2 checkpoint also fits the siglip tower: see `fit.fold`. The position table is stretched where the config's
-    grid is another.
+    grid is another. A config of fewer layers takes the first ones; the norm behind them begins plain, as the folder's
+    belongs to its last layer.
     """
     kind, values = configs.backbone(folder)
     start = _start(config, kind, folder)
     held = dataclasses.asdict(config)
-    _check(held, {k: v for k, v in values.items() if k != "side"}, folder, "model.vision")
+    fewer = held["layers"] < values["layers"]
+    _check(held, {k: v for k, v in values.items() if k not in ("side", *["layers"] * fewer)}, folder, "model.vision")
     weights = Weights(folder)
     inside = next((p for p in PREFIXES if any(name.startswith(p) for name in weights)), "")
     tensors, unknown = _read(weights, [name for name in weights if name.startswith(inside)], inside, start)
     if held.get("features") == "penultimate":
         tensors = {n: t for n, t in tensors.items() if not n.startswith(f"layers.{held['layers'] - 1}.")}
+    if fewer:
+        tensors = fit.cut(tensors, held["layers"])
     tensors["position.weight"] = fit.stretch(tensors["position.weight"], values["side"], held["side"])
     fill.fill(model.vision, _steps(tensors), unknown, tensors, folder, dtype=dtype)
 

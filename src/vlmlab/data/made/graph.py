@@ -114,11 +114,11 @@ class Scene:
         return [said for said in thing.descriptions()[1:] if len(self.find(said)) == 1]
 
 
-def scene(generator: random.Random, most: int) -> Scene:
-    """A scene of 1 to `most` things; of many, some may find no room."""
+def scene(generator: random.Random, most: int, zoom: float = 1.0) -> Scene:
+    """A scene of 1 to `most` things, `zoom` times as large as usual; of many, some may find no room."""
     things: list[Thing] = []
     for _ in range(generator.randint(1, most)):
-        thing = _thing(generator)
+        thing = _thing(generator, zoom)
         for _ in range(30):
             x, y = (generator.uniform(thing.radius + _GAP, 1 - thing.radius - _GAP) for _ in range(2))
             if all(math.hypot(x - o.x, y - o.y) >= thing.radius + o.radius + _GAP for o in things):
@@ -127,11 +127,11 @@ def scene(generator: random.Random, most: int) -> Scene:
     return Scene(tuple(things), generator.choice(BACKGROUNDS))
 
 
-def _thing(generator: random.Random) -> Thing:
+def _thing(generator: random.Random, zoom: float) -> Thing:
     """A thing that has no place yet."""
     colour, size = generator.choice(sorted(COLOURS)), generator.choice(sorted(SIZES))
     shade = generator.randint(-10, 10)  # the same for all three: grey stays grey
     red, green, blue = (min(255, max(0, value + shade)) for value in COLOURS[colour])
     shape = generator.choice(SHAPES)
-    radius, angle = generator.uniform(*SIZES[size]), generator.uniform(-10, 10)
+    radius, angle = zoom * generator.uniform(*SIZES[size]), generator.uniform(-10, 10)
     return Thing(shape, colour, size, 0.0, 0.0, radius, angle, (red, green, blue))

@@ -23,6 +23,7 @@ Outline = list[tuple[float, float]]
 @dataclasses.dataclass(frozen=True)
 class Config(MadeConfig):
     """`side` of the square pictures, in pixels; `things`, the most that one shows; `questions` asked about each.
+    `zoom`, how many times larger than usual things are, for small pictures; up to 3.
 
     `kinds` are the kinds of questions that are asked, all equally often where the scene allows.
     """
@@ -30,6 +31,7 @@ class Config(MadeConfig):
     side: int = 224
     things: int = 8
     questions: int = 1
+    zoom: float = 1.0
     kinds: tuple[Kind, ...] = ("colour", "shape", "count", "relation", "comparison", "existence")
 
     def __post_init__(self) -> None:
@@ -38,6 +40,8 @@ class Config(MadeConfig):
             value = {"side": self.side, "things": self.things, "questions": self.questions}[key]
             if not least <= value <= most:
                 raise ValueError(f"{key} = {value} should be {least} to {most}")
+        if not 0.5 <= self.zoom <= 3:
+            raise ValueError(f"zoom = {self.zoom:g} should be 0.5 to 3")
         if not self.kinds:
             raise ValueError("kinds is empty: name one at least, such as count")
 
@@ -60,7 +64,7 @@ class Scenes(MadeSource[Truth]):
     def truth(self, index: int) -> Truth:
         """The scene's graph, and its questions with their answers. Raises IndexError past the end."""
         generator = self.generator(index)
-        graph = scene(generator, self.config.things)
+        graph = scene(generator, self.config.things, self.config.zoom)
         return Truth(graph, ask(graph, self.config.kinds, self.config.questions, generator))
 
     def questions(self, truth: Truth) -> Sequence[Question]:
