@@ -150,3 +150,8 @@ def test_another_box_is_another_folder(found: Nano, tmp_path: Path) -> None:
     (box / "vlmlab.toml").write_text((box / "vlmlab.toml").read_text() + "# another\n")
     assert nano.get_model(progress=False, box=box) != first
     assert load.read_config(first) == load.read_config(nano.get_model(progress=False, box=box))
+
+
+def test_what_ships_is_small() -> None:
+    assert {path.name for path in nano.BOX.iterdir()} >= {"vlmlab.toml", nano.ROWS, adapters.CONFIG, adapters.WEIGHTS}
+    assert sum(path.stat().st_size for path in nano.BOX.iterdir()) < 40e6

