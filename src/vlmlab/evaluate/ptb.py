@@ -10,15 +10,19 @@ its own.
 import re
 import unicodedata
 
-_ABBREVIATIONS = """
-adj adm adv al ala alex apr ariz assn asst assoc atty aug ave bhd bldg blvd brig bros calif capt cf cie cmdr co col colo
-comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov govs hon inc ind
-insp intl invt jan jos jr jul jun kan kans ky lieut lt ltd maj mar md messrs mfg mich minn mlle mme mo mon mont mr mrs
-ms msgr mt mtg natl neb nev nov oct okla penn pfc ph plc ppte ppty pres prof profs pte ptes pty ptys pvt rd rep reps rev
-rt sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs treas tue tues univ va vs vt wed wis wisc
-wm wyo
+# Those that may end a sentence, and those that stand before what they shorten.
+_ENDING_ABBREVIATIONS = """
+al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla fri ga inc
+ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc ppte ppty pte ptes pty
+ptys rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
 """.split()
-_WITH_A_CAPITAL = "Az La Pa Ark Del Ill Ore Tex Mass Miss Wash".split()
+_LEADING_ABBREVIATIONS = """
+adj adm adv alex asst assoc atty ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov govs hon insp
+invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres prof profs pvt rep reps rev sen sens sfc
+sgt spc st ste supt treas vs wm
+""".split()
+_CAPITAL_ABBREVIATIONS = "Az La Pa Ark Del Ill Ore Tex Mass Miss Wash".split()
+_CAPITALS = [word for one in _CAPITAL_ABBREVIATIONS for word in (one, one.upper())]
 _BEFORE_A_NUMBER = "art ca fig figs no nos op pp prop".split()
 _STARTS = """
 A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once One Other
@@ -26,7 +30,7 @@ Our She Since So Some Such That The Their Then There These They This We What Whe
 """.split()
 _TWO = {word: [word[:3], word[3:]] for word in ("cannot", "gimme", "gonna", "gotta", "lemme", "wanna")}
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_PUNCTUATION = frozenset("'' ' \" `` ` . ? ! , : - ; \ue000".split())
+_PUNCTUATION = frozenset("'' ' \" `` ` . ? ! , : - -- --- ---- ... .... ..... ; \ue000".split())
 
 
 def _any(words: list[str]) -> str:
@@ -35,8 +39,9 @@ def _any(words: list[str]) -> str:
 
 _L = r"(?:[^\W\d_]|[\u0300-\u036f])"
 _W = r"(?:[^\W_]|[\u0300-\u036f])"
+_ENDING_ABBREVIATION = rf"(?:(?i:{_any(_ENDING_ABBREVIATIONS)})|{_any(_CAPITALS)})"
 _COMPOUND = rf"{_W}+(?:[-_]{_W}+)*"
-_GROUP = r"[A-Za-z0-9]+(?:-[A-Za-z]+)*"
+_GROUP = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _ENDING = r"(?:[sSmMdD]|[lL][lL]|[rR][eE]|[vV][eE])"
 _CLITIC = rf"['’]{_ENDING}(?![A-Za-z])"
 
@@ -46,31 +51,34 @@ _RULES = [
     rf"({_COMPOUND}){_CLITIC}",
     r"[nN]['’][tT]",
     _COMPOUND,
-    rf"({_COMPOUND}\.)[,;:]",
+    rf"({_COMPOUND}\.|{_L}{_W}*(?:\.{_L}{_W}*)+\.)[,;:]",
+    rf"{_L}{_W}*(?:[.!?]{_L}{_W}*)+",
+    rf"({_ENDING_ABBREVIATION}\.)(?:[\s\S]{{2}})?",
     rf"{_W}(?:{_W}|[.,])*-{_COMPOUND}",
     rf"{_GROUP}(?:\\?/{_GROUP}){{1,2}}",
     r"(?:[0-9]+[- \xa0])?[0-9]+\\?/[0-9]+",
-    rf"{_L}{_W}*(?:[.!?]{_L}{_W}*)+",
-    r"(?:[A-Za-z]\.)+[A-Za-z]?",
+    r"(?:[A-Za-z]\.)+[A-Za-z]?|[pP][hH]\.[dD]\.",
     rf"({_L})\.\s+(?:{_any(_STARTS)})(?:\s|$)",
-    rf"(?i:{_any(_ABBREVIATIONS)})\.",
-    rf"(?:{_any([word for one in _WITH_A_CAPITAL for word in (one, one.upper())])})\.",
+    rf"(?i:{_any(_LEADING_ABBREVIATIONS)})\.",
     rf"((?i:{_any(_BEFORE_A_NUMBER)})\.)\s*[0-9]",
+    r"[0-9]+(?:\.[0-9]+)*\.[xX](?![A-Za-z0-9])",
     r"[-+]?(?:[0-9]*(?:[.:,][0-9]+)+|[0-9]+)",
     r"\+?(?:[01]?[0-9]{0,2}[ -]?)?\([0-9]{2,3}\)[ -]?[0-9]{3,4}[ -]?[0-9]{4}",
     r"[A-Z]+(?:[+&][A-Z]+)+|[A-Z]+\$|[cC]\+\+|[cCfF]#",
     rf"#{_L}+|@[A-Za-z_][A-Za-z0-9_]*",
     r"[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+",
-    r"https?://[^\s\"<>|(){}]+[^\s\"<>|.!?(){},;:-]|www\.(?:[^\s\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}",
+    r"https?://[^\s\"<>|(){}]+[^\s\"<>|.!?(){},-]|www\.(?:[^\s\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}",
+    r"(?:[^\s\"'<>|.!?(){}\[\],$:/-]+\.)+(?:com|net|org|edu)(?:/[^\s\"<>|!?(){},]+[^\s\"<>|.!?(){},])?(?![A-Za-z0-9])",
+    r"<[A-Za-z0-9][^\s\"<>|(){}]*@[^\s\"<>|(){}]+>",
     rf"{_L}+[aeiouyAEIOUY]['’`][aeiouA-Z]{_L}*",
     rf"[A-XZdlno]['’]{_L}{{2}}{_W}*",
-    r"[dDjJlLyY]['’]|[oO][lL]['’]",
-    r"[cC]['’](?:mon|est)|[mM]a['’]am|[lL]i['’]l|(?i:nor['’]easter)|[eE]['’]er|[oO]['’`][oO]",
+    r"[dDjJlL]['’]|[oO][lL]['’]|([yY]['’])[A-Za-z]",
+    r"[cC]['’](?:mon|est)|[mM]a['’]am|[lL]i['’]l|(?i:nor['’]easter)|[eE]['’]er|[eE]v['’]ry|[cC]ap['’]n|[oO]['’`][oO]",
     r"''|``|[“”„«»‘’‹›]+",
     rf"{_CLITIC}|’{_ENDING}",
-    r"['’][nN]['’]|['’][nN](?![A-Za-z])|['’](?:[eE][mM]|[tT]il|cause)",
+    r"['’][nN]['’]|['’][nN](?![A-Za-z.,!?])|['’](?i:em|till?|cause)",
     r"(['’][tT])(?:is|was)",
-    rf"['’][0-9]0s|'[0-9][0-9](?!{_W}|['’])",
+    r"['’][0-9]0s|'[0-9][0-9](?=\s|$)",
     r"&(?:amp|lt|gt|nbsp|quot|apos);",
     r"\*+|#+|_+|[!?]+|@@+|\\\*|--+|\.{3,5}|<<|>>",
     rf"[<>]?[:;=][-o*']?[()\[\]{{DPdpO\\|@](?!{_W})|[=x^'<>~-]_[=x^'<>~-]|\([=<>-]{{2}}\)",
@@ -81,7 +89,9 @@ _TOKENS = [re.compile(rule) for rule in _RULES]
 _PLAIN = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]+)*")
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&nbsp;": "-", "&quot;": "'", "&apos;": "'"}
 _QUOTES = {"“": "``", "„": "``", "«": "``", "”": "''", "»": "''", "‘": "`", "‹": "`", "’": "'", "›": "'"}
-_SIGNS = str.maketrans({"(": "-lrb-", ")": "-rrb-"} | _QUOTES)
+_MEANT = dict(zip("¼½¾⅓⅔¢£€¤₠", "1/4 1/2 3/4 1/3 2/3 cents # $ $ $".split(), strict=True))
+_OWN = 0xE001  # from here on, private characters stand for those of _MEANT: signs that no rule takes for letters
+_SIGNS = str.maketrans({"(": "-lrb-", ")": "-rrb-"} | _QUOTES | {chr(_OWN + at): to for at, to in enumerate(_MEANT.values())})
 
 
 _NOTHING = "\ue000"
@@ -105,12 +115,8 @@ class _Characters(dict[int, str]):
         return made
 
 
-_CHARACTERS = _Characters(
-    {ord(letter): made for letters, made in (
-        ("¼", " 1/4 "), ("½", " 1/2 "), ("¾", " 3/4 "), ("⅓", " 1/3 "), ("⅔", " 2/3 "), ("¢", " cents "), ("£", " # "),
-        ("€¤₠", " $ "), ("…–—―", _NOTHING), ("\xad", ""),
-    ) for letter in letters} | {ord(quote): quote for quote in _QUOTES}
-)  # fmt: skip
+_CHARACTERS = _Characters({ord(letter): chr(_OWN + at) for at, letter in enumerate(_MEANT)})
+_CHARACTERS.update({ord(quote): quote for quote in _QUOTES} | dict.fromkeys(map(ord, "…–—―"), _NOTHING) | {0xAD: ""})
 
 
 def words(text: str) -> list[str]:
@@ -121,7 +127,7 @@ def words(text: str) -> list[str]:
         found = text.lower().split()
         if _TWO.keys().isdisjoint(found):
             return found
-    return _scanned(text)
+    return _scanned(text + "\n")
 
 
 def _plain(token: str) -> str:
@@ -140,10 +146,10 @@ def _scanned(text: str) -> list[str]:
         for token in _TOKENS:
             match = token.match(text, at)
             if match and len(match[0]) > length:
-                best, length = match[match.re.groups], len(match[0])
+                best, length = match[match.lastindex or 0], len(match[0])
         at += len(best)
         lower = _ENTITIES.get(best) or _BRACKETS.get(best) or _plain(best)
-        if lower in _PUNCTUATION or lower[:2] in ("--", ".."):
+        if lower in _PUNCTUATION:
             continue
         found += _TWO[lower] if lower in _TWO and length == len(best) else lower.split()
     return found
