@@ -15,7 +15,9 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 SEED = 20_262
 
-NOUNS = "man woman dog cat bike bus street train pizza kite frisbee boy girl horse surfboard clock giraffe T-shirt".split()
+NOUNS = (
+    "man woman dog cat bike bus street train pizza kite frisbee boy girl horse surfboard clock giraffe T-shirt".split()
+)
 VERBS = "rides holds isn't eats is watching can't see stands near flies is sitting on doesn't like".split()
 MORE = """
 two, three; a red-and-white 5:30 p.m. U.S. St. Mr. Smith's "STOP" (left) [sic] {x} 1/2 3.5 1,000 10% $5.99 #1 @home
@@ -40,12 +42,16 @@ def caption(random_: random.Random) -> str:
 
 def odd(random_: random.Random) -> str:
     """Words and marks at random, in order to meet the rules."""
-    return "".join(random_.choice(MORE) + random_.choice((" ", " ", " ", "", ", ", ". ")) for _ in range(random_.randint(1, 5)))
+    return "".join(
+        random_.choice(MORE) + random_.choice((" ", " ", " ", "", ", ", ". ")) for _ in range(random_.randint(1, 5))
+    )
 
 
 def letters(random_: random.Random) -> str:
     """A few characters at random."""
-    alphabet = random_.choice(("aB5.,:+-", "aB5-_/", "aenBt' ", "aB5.!?", "ab:;=()-DP8", "aB()[]", "5/ -1a", "aB&+;#$%*"))
+    alphabet = random_.choice(
+        ("aB5.,:+-", "aB5-_/", "aenBt' ", "aB5.!?", "ab:;=()-DP8", "aB()[]", "5/ -1a", "aB&+;#$%*")
+    )
     return "".join(random_.choice(alphabet) for _ in range(random_.randint(1, 6)))
 
 

@@ -19,7 +19,33 @@ SEED = 20_261
 RELATIVE = "vision/m4/evaluation/custom_metrics"
 GUESS = "?"
 
-TEXTS = ["red", "blue", "dark blue", "a dog", "the dog", "12", "120", "3.5", "yes", "no", "Yes", "USA", "none of these", "1/2", "$5", "A", "B", "left", "Paris", "paris", "x", "nan", "É", "both A and B", "a cat and a dog"]
+TEXTS = [
+    "red",
+    "blue",
+    "dark blue",
+    "a dog",
+    "the dog",
+    "12",
+    "120",
+    "3.5",
+    "yes",
+    "no",
+    "Yes",
+    "USA",
+    "none of these",
+    "1/2",
+    "$5",
+    "A",
+    "B",
+    "left",
+    "Paris",
+    "paris",
+    "x",
+    "nan",
+    "É",
+    "both A and B",
+    "a cat and a dog",
+]
 
 
 def no_log() -> object:

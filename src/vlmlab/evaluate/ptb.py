@@ -7,6 +7,7 @@ brackets stay as `-lrb-` (the removal expects capitals), `a.m.,` keeps its point
 its own.
 """
 
+import functools
 import re
 import unicodedata
 
@@ -45,53 +46,67 @@ _GROUP = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _ENDING = r"(?:[sSmMdD]|[lL][lL]|[rR][eE]|[vV][eE])"
 _CLITIC = rf"['’]{_ENDING}(?![A-Za-z])"
 
-# A rule with a group takes the group, and is as long as the whole.
+# With what a rule's tokens start: letters `a`, digits `1`, other signs `*`. One with a group takes the group, and is as long as
+# the whole.
 _RULES = [
-    r"([A-Za-z]*[A-MO-Za-mo-z])[nN]['’][tT]",
-    rf"({_COMPOUND}){_CLITIC}",
-    r"[nN]['’][tT]",
-    _COMPOUND,
-    rf"({_COMPOUND}\.|{_L}{_W}*(?:\.{_L}{_W}*)+\.)[,;:]",
-    rf"{_L}{_W}*(?:[.!?]{_L}{_W}*)+",
-    rf"({_ENDING_ABBREVIATION}\.)(?:[\s\S]{{2}})?",
-    rf"{_W}(?:{_W}|[.,])*-{_COMPOUND}",
-    rf"{_GROUP}(?:\\?/{_GROUP}){{1,2}}",
-    r"(?:[0-9]+[- \xa0])?[0-9]+\\?/[0-9]+",
-    r"(?:[A-Za-z]\.)+[A-Za-z]?|[pP][hH]\.[dD]\.",
-    rf"({_L})\.\s+(?:{_any(_STARTS)})(?:\s|$)",
-    rf"(?i:{_any(_LEADING_ABBREVIATIONS)})\.",
-    rf"((?i:{_any(_BEFORE_A_NUMBER)})\.)\s*[0-9]",
-    r"[0-9]+(?:\.[0-9]+)*\.[xX](?![A-Za-z0-9])",
-    r"[-+]?(?:[0-9]*(?:[.:,][0-9]+)+|[0-9]+)",
-    r"\+?(?:[01]?[0-9]{0,2}[ -]?)?\([0-9]{2,3}\)[ -]?[0-9]{3,4}[ -]?[0-9]{4}",
-    r"[A-Z]+(?:[+&][A-Z]+)+|[A-Z]+\$|[cC]\+\+|[cCfF]#",
-    rf"#{_L}+|@[A-Za-z_][A-Za-z0-9_]*",
-    r"[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+",
-    r"https?://[^\s\"<>|(){}]+[^\s\"<>|.!?(){},-]|www\.(?:[^\s\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}",
-    r"(?:[^\s\"'<>|.!?(){}\[\],$:/-]+\.)+(?:com|net|org|edu)(?:/[^\s\"<>|!?(){},]+[^\s\"<>|.!?(){},])?(?![A-Za-z0-9])",
-    r"<[A-Za-z0-9][^\s\"<>|(){}]*@[^\s\"<>|(){}]+>",
-    rf"{_L}+[aeiouyAEIOUY]['’`][aeiouA-Z]{_L}*",
-    rf"[A-XZdlno]['’]{_L}{{2}}{_W}*",
-    r"[dDjJlL]['’]|[oO][lL]['’]|([yY]['’])[A-Za-z]",
-    r"[cC]['’](?:mon|est)|[mM]a['’]am|[lL]i['’]l|(?i:nor['’]easter)|[eE]['’]er|[eE]v['’]ry|[cC]ap['’]n|[oO]['’`][oO]",
-    r"''|``|[“”„«»‘’‹›]+",
-    rf"{_CLITIC}|’{_ENDING}",
-    r"['’][nN]['’]|['’][nN](?![A-Za-z.,!?])|['’](?i:em|till?|cause)",
-    r"(['’][tT])(?:is|was)",
-    r"['’][0-9]0s|'[0-9][0-9](?=\s|$)",
-    r"&(?:amp|lt|gt|nbsp|quot|apos);",
-    r"\*+|#+|_+|[!?]+|@@+|\\\*|--+|\.{3,5}|<<|>>",
-    rf"[<>]?[:;=][-o*']?[()\[\]{{DPdpO\\|@](?!{_W})|[=x^'<>~-]_[=x^'<>~-]|\([=<>-]{{2}}\)",
-    rf"</?[A-Za-z][A-Za-z0-9_:-]*(?:\s[^<>\"]*(?:\"[^<>\"]*\"[^<>\"]*)*)?/?>|<[!?][A-Za-z-][^>]*>",
-    r"\S",
+    ("a", r"([A-Za-z]*[A-MO-Za-mo-z])[nN]['’][tT]"),
+    ("a1", rf"({_COMPOUND}){_CLITIC}"),
+    ("a", r"[nN]['’][tT]"),
+    ("a1", _COMPOUND),
+    ("a1", rf"({_COMPOUND}\.|{_L}{_W}*(?:\.{_L}{_W}*)+\.)[,;:]"),
+    ("a", rf"{_L}{_W}*(?:[.!?]{_L}{_W}*)+"),
+    ("a", rf"({_ENDING_ABBREVIATION}\.)(?:[\s\S]{{2}})?"),
+    ("a1", rf"{_W}(?:{_W}|[.,])*-{_COMPOUND}"),
+    ("a1", rf"{_GROUP}(?:\\?/{_GROUP}){{1,2}}"),
+    ("1", r"(?:[0-9]+[- \xa0])?[0-9]+\\?/[0-9]+"),
+    ("a", r"(?:[A-Za-z]\.)+[A-Za-z]?|[pP][hH]\.[dD]\."),
+    ("a", rf"({_L})\.\s+(?:{_any(_STARTS)})(?:\s|$)"),
+    ("a", rf"(?i:{_any(_LEADING_ABBREVIATIONS)})\."),
+    ("a", rf"((?i:{_any(_BEFORE_A_NUMBER)})\.)\s*[0-9]"),
+    ("1", r"[0-9]+(?:\.[0-9]+)*\.[xX](?![A-Za-z0-9])"),
+    ("1*", r"[-+]?(?:[0-9]*(?:[.:,][0-9]+)+|[0-9]+)"),
+    ("1*", r"\+?(?:[01]?[0-9]{0,2}[ -]?)?\([0-9]{2,3}\)[ -]?[0-9]{3,4}[ -]?[0-9]{4}"),
+    ("a", r"[A-Z]+(?:[+&][A-Z]+)+|[A-Z]+\$|[cC]\+\+|[cCfF]#"),
+    ("*", rf"#{_L}+|@[A-Za-z_][A-Za-z0-9_]*"),
+    ("a1", r"[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"),
+    ("a", r"https?://[^\s\"<>|(){}]+[^\s\"<>|.!?(){},-]|www\.(?:[^\s\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}"),
+    (
+        "a1*",
+        r"(?:[^\s\"'<>|.!?(){}\[\],$:/-]+\.)+(?:com|net|org|edu)(?:/[^\s\"<>|!?(){},]+[^\s\"<>|.!?(){},])?(?![A-Za-z0-9])",
+    ),
+    ("*", r"<[A-Za-z0-9][^\s\"<>|(){}]*@[^\s\"<>|(){}]+>"),
+    ("a", rf"{_L}+[aeiouyAEIOUY]['’`][aeiouA-Z]{_L}*"),
+    ("a", rf"[A-XZdlno]['’]{_L}{{2}}{_W}*"),
+    ("a", r"[dDjJlL]['’]|[oO][lL]['’]|([yY]['’])[A-Za-z]"),
+    (
+        "a",
+        r"[cC]['’](?:mon|est)|[mM]a['’]am|[lL]i['’]l|(?i:nor['’]easter)|[eE]['’]er|[eE]v['’]ry|[cC]ap['’]n|[oO]['’`][oO]",
+    ),
+    ("*", r"''|``|[“”„«»‘’‹›]+"),
+    ("*", rf"{_CLITIC}|’{_ENDING}"),
+    ("*", r"['’][nN]['’]|['’][nN](?![A-Za-z.,!?])|['’](?i:em|till?|cause)"),
+    ("*", r"(['’][tT])(?:is|was)"),
+    ("*", r"['’][0-9]0s|'[0-9][0-9](?=\s|$)"),
+    ("*", r"&(?:amp|lt|gt|nbsp|quot|apos);"),
+    ("*", r"\*+|#+|_+|[!?]+|@@+|\\\*|--+|\.{3,5}|<<|>>"),
+    ("a1*", rf"[<>]?[:;=][-o*']?[()\[\]{{DPdpO\\|@](?!{_W})|[=x^'<>~-]_[=x^'<>~-]|\([=<>-]{{2}}\)"),
+    ("*", rf"</?[A-Za-z][A-Za-z0-9_:-]*(?:\s[^<>\"]*(?:\"[^<>\"]*\"[^<>\"]*)*)?/?>|<[!?][A-Za-z-][^>]*>"),
+    ("a1*", r"\S"),
 ]
-_TOKENS = [re.compile(rule) for rule in _RULES]
-_PLAIN = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]+)*")
+_COMPILED = [(kinds, re.compile(rule)) for kinds, rule in _RULES]
+_LETTER, _DIGIT, _SIGN = ([rule for kinds, rule in _COMPILED if kind in kinds] for kind in "a1*")
+# A word between spaces, with at most one mark after it: by far the most common, and no rule reaches past the space.
+_WORD = re.compile(r"([A-Za-z]+)((?:['-][A-Za-z]+)*)([,;:!?.]?)\s+")
+_SHORT = frozenset(
+    [*_ENDING_ABBREVIATIONS, *_LEADING_ABBREVIATIONS, *(w.lower() for w in _CAPITALS), *_BEFORE_A_NUMBER]
+)
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&nbsp;": "-", "&quot;": "'", "&apos;": "'"}
 _QUOTES = {"“": "``", "„": "``", "«": "``", "”": "''", "»": "''", "‘": "`", "‹": "`", "’": "'", "›": "'"}
 _MEANT = dict(zip("¼½¾⅓⅔¢£€¤₠", "1/4 1/2 3/4 1/3 2/3 cents # $ $ $".split(), strict=True))
 _OWN = 0xE001  # from here on, private characters stand for those of _MEANT: signs that no rule takes for letters
-_SIGNS = str.maketrans({"(": "-lrb-", ")": "-rrb-"} | _QUOTES | {chr(_OWN + at): to for at, to in enumerate(_MEANT.values())})
+_SIGNS = str.maketrans(
+    {"(": "-lrb-", ")": "-rrb-"} | _QUOTES | {chr(_OWN + at): to for at, to in enumerate(_MEANT.values())}
+)
 
 
 _NOTHING = "\ue000"
@@ -121,35 +136,57 @@ _CHARACTERS.update({ord(quote): quote for quote in _QUOTES} | dict.fromkeys(map(
 
 def words(text: str) -> list[str]:
     """The words of a caption, in lower case and in order."""
-    if not text.isascii():
-        text = text.translate(_CHARACTERS)
-    elif _PLAIN.fullmatch(text):
-        found = text.lower().split()
-        if _TWO.keys().isdisjoint(found):
-            return found
-    return _scanned(text + "\n")
+    text = (text if text.isascii() else text.translate(_CHARACTERS)) + "\n"
+    found: list[str] = []
+    at, end = len(text) - len(text.lstrip()), len(text)
+    while at < end:
+        word = _WORD.match(text, at)
+        if word is not None:
+            lower, rest, mark = word[1].lower(), word[2], word[3]
+            if mark != "." or (len(lower) > 1 and lower not in _SHORT and "'" not in rest):
+                found += _joined(word[1] + rest) if rest else _TWO.get(lower) or (lower,)
+                at = word.end()
+                continue
+        if text[at].isspace():
+            at += 1
+            continue
+        token, length = _token(text, at)
+        at += len(token)
+        found += _written(token, length)
+    return found
+
+
+@functools.lru_cache(maxsize=65536)
+def _joined(text: str) -> list[str]:
+    """The words of a few that apostrophes and hyphens join, which spaces surround."""
+    found: list[str] = []
+    at = 0
+    while at < len(text):
+        token, length = _token(text + "\n", at)
+        at += len(token)
+        found += _written(token, length)
+    return found
+
+
+def _written(token: str, length: int) -> list[str]:
+    """A token as it is written out: in lower case, none where it is punctuation, two of some words that stand alone."""
+    lower = _ENTITIES.get(token) or _BRACKETS.get(token) or _plain(token)
+    if lower in _PUNCTUATION:
+        return []
+    return _TWO[lower] if lower in _TWO and length == len(token) else lower.split()
+
+
+def _token(text: str, at: int) -> tuple[str, int]:
+    """The token that starts at a place, and how much of the text its rule looked at."""
+    best, length = "", 0
+    first = text[at]
+    for rule in _DIGIT if first.isdigit() else _LETTER if first.isalpha() else _SIGN:
+        match = rule.match(text, at)
+        if match and len(match[0]) > length:
+            best, length = match[match.lastindex or 0], len(match[0])
+    return best, length
 
 
 def _plain(token: str) -> str:
     """In lower case, curly quotes as straight ones but for the one of `’90s`, round brackets by name."""
     return token.lower() if token[0] == "’" and token[1:2].isdigit() else token.lower().translate(_SIGNS)
-
-
-def _scanned(text: str) -> list[str]:
-    found: list[str] = []
-    at = 0
-    while at < len(text):
-        if text[at].isspace():
-            at += 1
-            continue
-        best, length = "", 0
-        for token in _TOKENS:
-            match = token.match(text, at)
-            if match and len(match[0]) > length:
-                best, length = match[match.lastindex or 0], len(match[0])
-        at += len(best)
-        lower = _ENTITIES.get(best) or _BRACKETS.get(best) or _plain(best)
-        if lower in _PUNCTUATION:
-            continue
-        found += _TWO[lower] if lower in _TWO and length == len(best) else lower.split()
-    return found
