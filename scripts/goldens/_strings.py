@@ -157,8 +157,9 @@ PROSE = (
     "I think it could be {} or {}.", "Therefore, the result is {}.\nThis is clear.", "{}", "({})", "{}.", "({}) {}",
     "{}: {}", "Option {} is wrong. Option {} is right", "It is not {} but {} that the picture shows here.",
     "= {}", "x = 3 + 4 = {}", "The correct option is ({}).", "**{}**", "{})", "A dog. The USA has {} states.",
-    "From the picture we see {} of them. Thus {} is it", "my choice is {}", "I'm sorry, but without the image provided {}",
-    "Failed to obtain answer via API {}", "Z", "Cannot determine the answer", "{}, {}", "[{}, {}]", "Let me see. {}\n{}",
+    "From the picture we see {} of them. Thus {} is it", "my choice is {}", "Let me see. {}\n{}", "Z", "{}, {}",
+    "I'm sorry, but without the image provided {}", "Failed to obtain answer via API {}", "Cannot determine the answer",
+    "[{}, {}]",
 )  # fmt: skip
 
 

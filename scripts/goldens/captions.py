@@ -2,8 +2,8 @@
 
 python scripts/goldens/captions.py --sources FOLDER
 
-Needs pycocoevalcap==1.2 and a Java runtime; `--sources` is not looked at. Every text is followed by a line `x`, because the
-Java program looks past a line's end: what follows decides whether the point of an abbreviation ends a sentence.
+Needs pycocoevalcap==1.2 and a Java runtime; `--sources` is not looked at. Every text is followed by a line `x`, because
+the Java program looks past a line's end: what follows decides whether the point of an abbreviation ends a sentence.
 """
 
 import random
@@ -15,36 +15,35 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 SEED = 20_262
 
-NOUNS = (
-    "man woman dog cat bike bus street train pizza kite frisbee boy girl horse surfboard clock giraffe T-shirt".split()
-)
-VERBS = "rides holds isn't eats is watching can't see stands near flies is sitting on doesn't like".split()
+NOUNS = "man woman dog cat bike bus street train pizza kite frisbee boy girl horse surfboard clock giraffe T-shirt"
+VERBS = "rides holds isn't eats is watching can't see stands near flies is sitting on doesn't like"
 MORE = """
 two, three; a red-and-white 5:30 p.m. U.S. St. Mr. Smith's "STOP" (left) [sic] {x} 1/2 3.5 1,000 10% $5.99 #1 @home
 e.g. etc. No. 5 o'clock rock 'n' roll y'all cannot gonna wanna it's they're dogs' don't CAN'T '90s 1990's black/white
-and/or w/o C++ C# AT&T R&B :-) ;) ... -- - ! ? ?! : ; ' ` * ** ~ ^ | \\ / = + <b>
-</b> & &amp; 4x4 2nd 20th-century café naïve “quoted” ‘so’ it’s – — … ½ £5 €5 ¢ ° © ™ Ph.D. J.K. a.m., Co. Inc. in. vs. 7-Eleven
-O'Brien D'Angelo ma'am ol' 'em 'til 'tis c'mon foo_bar __ (555) 555-1234 555-1234 10/12/1999 -5 +5 .5 5. Jan. 5 fig. 3
-""".split()  # fmt: skip
-ADDRESSES = "www.foo.com http://x.org/y?z=1 https://a.b.co/c a.b@c.org me@home.net bar.com x.org/y/z.html".split()
+and/or w/o C++ C# AT&T R&B :-) ;) ... -- - ! ? ?! : ; ' ` * ** ~ ^ | \\ / = + <b> </b> & &amp; 4x4 2nd 20th-century
+café naïve “quoted” ‘so’ it’s – — … ½ £5 €5 ¢ ° © ™ Ph.D. J.K. a.m., Co. Inc. in. vs. 7-Eleven O'Brien D'Angelo ma'am
+ol' 'em 'til 'tis c'mon foo_bar __ (555) 555-1234 555-1234 10/12/1999 -5 +5 .5 5. Jan. 5 fig. 3
+"""
+ADDRESSES = "www.foo.com http://x.org/y?z=1 https://a.b.co/c a.b@c.org me@home.net bar.com x.org/y/z.html"
 
 
 def caption(random_: random.Random) -> str:
     """A caption as people write them, sometimes with what tokenisers trip over."""
-    made = [random_.choice(("a", "A", "the", "The", "two", "Some")), random_.choice(NOUNS)]
+    made = [random_.choice(("a", "A", "the", "The", "two", "Some")), random_.choice(NOUNS.split())]
     for _ in range(random_.randint(1, 3)):
-        made += [random_.choice(VERBS), random_.choice(("a", "the", "his")), random_.choice(NOUNS)]
+        made += [random_.choice(VERBS.split()), random_.choice(("a", "the", "his")), random_.choice(NOUNS.split())]
     for _ in range(random_.choice((0, 0, 1, 2, 4))):
-        made.insert(random_.randrange(len(made) + 1), random_.choice(ADDRESSES if random_.random() < 0.05 else MORE))
+        made.insert(
+            random_.randrange(len(made) + 1), random_.choice((ADDRESSES if random_.random() < 0.05 else MORE).split())
+        )
     text = " ".join(made)
     return text + random_.choice((".", "", ".", " .", "!", ","))
 
 
 def odd(random_: random.Random) -> str:
     """Words and marks at random, in order to meet the rules."""
-    return "".join(
-        random_.choice(MORE) + random_.choice((" ", " ", " ", "", ", ", ". ")) for _ in range(random_.randint(1, 5))
-    )
+    parts = [random_.choice(MORE.split()) for _ in range(random_.randint(1, 5))]
+    return "".join(part + random_.choice((" ", " ", " ", "", ", ", ". ")) for part in parts)
 
 
 def letters(random_: random.Random) -> str:

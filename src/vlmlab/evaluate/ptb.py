@@ -1,10 +1,10 @@
 """The words of a caption as captioning scores count them: Penn Treebank tokens in lower case, without punctuation.
 
-They equal what Stanford's `PTBTokenizer -preserveLines -lowerCase` (CoreNLP 3.4.1) gives, after the removal of punctuation
-that pycocoevalcap does. The rules were found by running that program on millions of strings; none of its code was read.
-At each place the longest token wins, and the earlier rule among equally long ones. It has its oddities, kept here:
-brackets stay as `-lrb-` (the removal expects capitals), `a.m.,` keeps its points, and a letter before a sentence loses
-its own.
+They equal what Stanford's `PTBTokenizer -preserveLines -lowerCase` (CoreNLP 3.4.1) gives, after the removal of
+punctuation that pycocoevalcap does. The rules were found by running that program on millions of strings; none of its
+code was read. At each place the longest token wins, and the earlier rule among equally long ones. It has its oddities,
+kept here: brackets stay as `-lrb-` (the removal expects capitals), `dogs.,` keeps its point, and a letter before a
+sentence loses its own.
 """
 
 import functools
@@ -14,28 +14,30 @@ import unicodedata
 # Those that may end a sentence, and those that stand before what they shorten.
 _ENDING_ABBREVIATIONS = """
 al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla fri ga inc
-ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc ppte ppty pte ptes pty
-ptys rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
-""".split()
+ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc ppte ppty pte ptes
+pty ptys rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
+"""
 _LEADING_ABBREVIATIONS = """
-adj adm adv alex asst assoc atty ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov govs hon insp
-invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres prof profs pvt rep reps rev sen sens sfc
-sgt spc st ste supt treas vs wm
-""".split()
-_CAPITAL_ABBREVIATIONS = "Az La Pa Ark Del Ill Ore Tex Mass Miss Wash".split()
-_CAPITALS = [word for one in _CAPITAL_ABBREVIATIONS for word in (one, one.upper())]
-_BEFORE_A_NUMBER = "art ca fig figs no nos op pp prop".split()
+adj adm adv alex asst assoc atty ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov govs hon
+insp invt jos lieut lt maj messrs mfg mlle mme mr mrs ms msgr mt mtg natl pfc ph pres prof profs pvt rep reps rev sen
+sens sfc sgt spc st ste supt treas vs wm
+"""
+_CAPITAL_ABBREVIATIONS = "Az La Pa Ark Del Ill Ore Tex Mass Miss Wash"
+_CAPITALS = f"{_CAPITAL_ABBREVIATIONS} {_CAPITAL_ABBREVIATIONS.upper()}"
+_BEFORE_A_NUMBER = "art ca fig figs no nos op pp prop"
 _STARTS = """
-A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once One Other
-Our She Since So Some Such That The Their Then There These They This We What When While Yet You
-""".split()
+A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once One
+Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
+"""
 _TWO = {word: [word[:3], word[3:]] for word in ("cannot", "gimme", "gonna", "gotta", "lemme", "wanna")}
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_PUNCTUATION = frozenset("'' ' \" `` ` . ? ! , : - -- --- ---- ... .... ..... ; \ue000".split())
+_MARKS = "'' ' \" `` ` . ? ! , : - -- --- ---- ... .... ..... ;"
+_NOTHING = "\ue000"  # where the Java program deletes a sign that it does not know
+_PUNCTUATION = frozenset([*_MARKS.split(), _NOTHING])
 
 
-def _any(words: list[str]) -> str:
-    return "|".join(sorted(words, key=len, reverse=True))
+def _any(listed: str) -> str:
+    return "|".join(sorted(listed.split(), key=len, reverse=True))
 
 
 _L = r"(?:[^\W\d_]|[\u0300-\u036f])"
@@ -46,8 +48,8 @@ _GROUP = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _ENDING = r"(?:[sSmMdD]|[lL][lL]|[rR][eE]|[vV][eE])"
 _CLITIC = rf"['’]{_ENDING}(?![A-Za-z])"
 
-# With what a rule's tokens start: letters `a`, digits `1`, other signs `*`. One with a group takes the group, and is as long as
-# the whole.
+# With what a rule's tokens start: letters `a`, digits `1`, other signs `*`. A rule with a group takes the group, and is
+# as long as the whole.
 _RULES = [
     ("a", r"([A-Za-z]*[A-MO-Za-mo-z])[nN]['’][tT]"),
     ("a1", rf"({_COMPOUND}){_CLITIC}"),
@@ -76,7 +78,7 @@ _RULES = [
     ),
     ("*", r"<[A-Za-z0-9][^\s\"<>|(){}]*@[^\s\"<>|(){}]+>"),
     ("a", rf"{_L}+[aeiouyAEIOUY]['’`][aeiouA-Z]{_L}*"),
-    ("a", rf"[A-XZdlno]['’]{_L}{{2}}{_W}*"),
+    ("a", rf"[A-XZdlno]['’]{_L}{{2}}{_W}*(?:[-_]{_W}+)*"),
     ("a", r"[dDjJlL]['’]|[oO][lL]['’]|([yY]['’])[A-Za-z]"),
     (
         "a",
@@ -90,26 +92,24 @@ _RULES = [
     ("*", r"&(?:amp|lt|gt|nbsp|quot|apos);"),
     ("*", r"\*+|#+|_+|[!?]+|@@+|\\\*|--+|\.{3,5}|<<|>>"),
     ("a1*", rf"[<>]?[:;=][-o*']?[()\[\]{{DPdpO\\|@](?!{_W})|[=x^'<>~-]_[=x^'<>~-]|\([=<>-]{{2}}\)"),
-    ("*", rf"</?[A-Za-z][A-Za-z0-9_:-]*(?:\s[^<>\"]*(?:\"[^<>\"]*\"[^<>\"]*)*)?/?>|<[!?][A-Za-z-][^>]*>"),
+    ("*", r"</?[A-Za-z][A-Za-z0-9_:-]*(?:\s[^<>\"]*(?:\"[^<>\"]*\"[^<>\"]*)*)?/?>|<[!?][A-Za-z-][^>]*>"),
     ("a1*", r"\S"),
 ]
 _COMPILED = [(kinds, re.compile(rule)) for kinds, rule in _RULES]
 _LETTER, _DIGIT, _SIGN = ([rule for kinds, rule in _COMPILED if kind in kinds] for kind in "a1*")
 # A word between spaces, with at most one mark after it: by far the most common, and no rule reaches past the space.
 _WORD = re.compile(r"([A-Za-z]+)((?:['-][A-Za-z]+)*)([,;:!?.]?)\s+")
-_SHORT = frozenset(
-    [*_ENDING_ABBREVIATIONS, *_LEADING_ABBREVIATIONS, *(w.lower() for w in _CAPITALS), *_BEFORE_A_NUMBER]
-)
+_SHORT = frozenset(f"{_ENDING_ABBREVIATIONS} {_LEADING_ABBREVIATIONS} {_CAPITALS.lower()} {_BEFORE_A_NUMBER}".split())
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&nbsp;": "-", "&quot;": "'", "&apos;": "'"}
 _QUOTES = {"“": "``", "„": "``", "«": "``", "”": "''", "»": "''", "‘": "`", "‹": "`", "’": "'", "›": "'"}
-_MEANT = dict(zip("¼½¾⅓⅔¢£€¤₠", "1/4 1/2 3/4 1/3 2/3 cents # $ $ $".split(), strict=True))
+_MEANT = {
+    **{"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3", "¢": "cents"},
+    **{"£": "#", "€": "$", "¤": "$", "₠": "$"},
+}
 _OWN = 0xE001  # from here on, private characters stand for those of _MEANT: signs that no rule takes for letters
 _SIGNS = str.maketrans(
     {"(": "-lrb-", ")": "-rrb-"} | _QUOTES | {chr(_OWN + at): to for at, to in enumerate(_MEANT.values())}
 )
-
-
-_NOTHING = "\ue000"
 
 
 class _Characters(dict[int, str]):

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from vlmlab.component import Plugin, find
+from vlmlab.component import Plugin, parse
 
 OFFICIAL = "official"
 
@@ -128,7 +128,9 @@ class Metric:
 
 def get(name: str, variant: str = OFFICIAL) -> Metric:
     """The metric of that name, in one of its variants. Raises ValueError with the names there are."""
-    return find(MetricConfig, name)(variant=variant).build()
+    config: MetricConfig = parse(MetricConfig, {"name": name, "variant": variant})
+    metric: Metric = config.build()
+    return metric
 
 
 def side_by_side(name: str, said: Sequence[str], references: Sequence[Reference]) -> dict[str, list[Score]]:

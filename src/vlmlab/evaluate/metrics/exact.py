@@ -1,4 +1,4 @@
-"""Exact match: 1 when what was said is one of the answers, else 0. It has no official code: `official` is letter by letter."""
+"""Exact match: 1 when what was said is one of the answers. No code is official; `official` is letter by letter."""
 
 import dataclasses
 import string

@@ -20,10 +20,8 @@ _GROUPED = re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b")
 _SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+")
 _SIMPLE = re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])")
 _DIGIT = re.compile(r"\d")
-_WORDS = {
-    word: str(at)
-    for at, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
-}
+_DIGITS = "zero one two three four five six seven eight nine"
+_WORDS = {word: str(at) for at, word in enumerate(_DIGITS.split())}
 
 
 def letter(said: str, options: dict[str, str], frames: Iterable[tuple[str, str]] = ((" ", " "),)) -> str:

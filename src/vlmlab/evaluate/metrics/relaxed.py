@@ -9,10 +9,8 @@ import dataclasses
 from vlmlab.evaluate.metrics import Metric, MetricConfig, Reference, Score, each
 
 TOLERANCE = 0.05
-NUMBERS = {
-    word: str(at)
-    for at, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
-}
+_DIGITS = "zero one two three four five six seven eight nine"
+NUMBERS = {word: str(at) for at, word in enumerate(_DIGITS.split())}
 
 
 def number(text: str) -> float | None:
