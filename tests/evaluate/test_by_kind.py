@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from vlmlab.batch import Picture
 from vlmlab.data.sources import arithmetic, emoji, jsonl, scenes, typeset
 from vlmlab.evaluate import by_kind
-from vlmlab.evaluate.by_kind import Asked, Score, edits, plain
+from vlmlab.evaluate.by_kind import Asked, Score, plain
+from vlmlab.evaluate.edits import edits
 
 
 def perfect(asked: list[Asked]):

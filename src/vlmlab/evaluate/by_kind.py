@@ -14,6 +14,7 @@ from vlmlab.batch import Message, Picture, Sample
 from vlmlab.data.made import MadeSource, png
 from vlmlab.data.sources import PairSource, Source
 from vlmlab.evaluate.bootstrap import Estimate, ratio
+from vlmlab.evaluate.edits import edits
 
 READING = frozenset({"reading"})
 """Kinds whose answers are read off the picture letter by letter."""
@@ -170,13 +171,3 @@ def without_article(text: str) -> str:
     """A title as it is compared: `A red kite.` and `red kite` are one."""
     first, _, rest = plain(text).partition(" ")
     return rest if rest and first in ("a", "an", "the") else plain(text)
-
-
-def edits(said: str, reference: str) -> int:
-    """How many letters must be put in, taken out or changed (Levenshtein, 1965)."""
-    row = list(range(len(reference) + 1))
-    for number, letter in enumerate(said, 1):
-        before, row[0] = row[0], number
-        for at, other in enumerate(reference, 1):
-            before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (letter != other))
-    return row[-1]

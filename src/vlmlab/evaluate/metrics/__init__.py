@@ -31,7 +31,7 @@ class Reference:
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
     kind: str = ""
-    precision: float | None = None
+    precision: int | float | None = None
     group: str = ""
 
     def __post_init__(self) -> None:
