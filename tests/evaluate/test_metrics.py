@@ -92,6 +92,9 @@ def test_mathvista_scores_as_the_official_code_without_a_judge(variant):
         ("I think that it must be 6/11", Reference(("6/11",), ("3/11", "8/11", "6/11")), "6/11"),
         ("dark blue, I would say", Reference(("dark blue",), ("blue", "dark blue")), "dark blue"),
         ("A or B", Reference(("x",), ("x", "y")), ""),
+        ("The answer is a dog", Reference(("a dog",), ("a cat", "a dog")), "a dog"),
+        ("A dog is what I see", Reference(("dog",), ("cat", "dog")), "dog"),
+        ("So the answer would be B", Reference(("y",), ("x", "y")), "y"),
         ("no idea", Reference(("3",), kind="integer"), ""),
     ],
 )

@@ -19,8 +19,10 @@ _QUOTED = re.compile(r'The answer is "(.*)"\.')
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _LIST = re.compile(r"\[[^\[\]]*\]")
-_SAID = re.compile(r"(?:answer|option|choice)(?:\s+(?:is|would be|should be))?\s*[:=]?\s*\(?([A-Z])\b", re.IGNORECASE)
-_LONE = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
+_SAID = re.compile(
+    r"(?i:answer|option|choice)(?i:\s+(?:is|would be|should be))?\s*[:=]?\s*\(?([A-Z])(?![\w'])(?!\s+[a-z])"
+)
+_LONE = re.compile(r"(?<![\w'])([A-Z])(?![\w'])(?!\s+[a-z])")  # not the article, nor the pronoun
 
 
 def extract(said: str, reference: Reference, quick: bool = True) -> str:
@@ -57,8 +59,8 @@ def typed(extracted: str, reference: Reference) -> str:
         if reference.kind == "integer":
             return str(int(float(extracted)))
         if reference.kind == "float":
-            return str(round(float(extracted), int(reference.precision)))  # type: ignore[arg-type]
-    except (ValueError, OverflowError, TypeError):
+            return str(round(float(extracted), int(reference.precision or 0)))
+    except (ValueError, OverflowError):
         return ""
     return extracted
 
@@ -142,7 +144,7 @@ def _option(said: str, reference: Reference) -> str:
 def _list(text: str) -> list[object] | None:
     try:
         found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
     return found if isinstance(found, list) else None
 

@@ -53,11 +53,12 @@ def candidates(said: str, signs: tuple[str, ...] = _SIGNS) -> list[str]:
     found = []
     for number, part in enumerate(parts):
         last = (*signs, "=") if number == len(parts) - 1 else signs
-        tails = [tail for tail in (part.rsplit(sign, 1)[1].strip() for sign in last if sign in part)]
         shortest = ""
-        for tail in tails:
-            if not shortest or len(tail) < len(shortest):
-                shortest = tail
+        for sign in last:
+            if sign in part:
+                tail = part.rsplit(sign, 1)[1].strip()
+                if not shortest or len(tail) < len(shortest):
+                    shortest = tail
         if shortest and shortest not in _TRIVIAL:
             found.append(shortest)
     found = found or [said.strip().strip(".").lower()]
