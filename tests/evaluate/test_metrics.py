@@ -1,5 +1,6 @@
 """Every metric equals the official code it is held to, by what that code gave, and keeps its bounds."""
 
+import dataclasses
 import json
 
 import jaxtyping
@@ -205,6 +206,30 @@ def test_captions_are_scored_as_a_set_in_any_order(texts, data):
     score = metrics.get("cider").score
     straight, mixed = score(texts, references), score([texts[at] for at in places], [references[at] for at in places])
     assert [straight[at].value for at in places] == pytest.approx([one.value for one in mixed], abs=1e-12)
+
+
+COLOURS = ("red", "green", "dark blue", "grey")
+RIGHT = {
+    "vqa": ("two dogs", Reference(("2 dogs",) * 6 + ("dogs",) * 4)),
+    "anls": ("March 4", Reference(("march 4", "4 March"))),
+    "exact": ("yes", Reference(("no", "yes"))),
+    "relaxed": ("14", Reference(("14",))),
+    "mmmu": ("(B)", Reference(("B",), COLOURS)),
+    "mathvista": ("green", Reference(("green",), COLOURS)),
+    "mmbench": ("B", Reference(("B",), COLOURS, group="1")),
+    "cider": ("a dog rides a bike", Reference(("a dog rides a bike",))),
+}
+GUESSES = {("mmmu", "official"): 0.25, ("mmmu", "lmms-eval"): 0.25}
+
+
+@pytest.mark.parametrize(("name", "variant"), ALL)
+def test_the_right_answer_scores_1_and_none_scores_0(name, variant):
+    said, asked = RIGHT[name]
+    company = Reference(("a cat sleeps on the bed",)) if name == "cider" else dataclasses.replace(asked, group="2")
+    right, none = metrics.get(name, variant).score([said, ""], [asked, company])
+    assert right.value == pytest.approx(1)
+    assert none.value == GUESSES.get((name, variant), 0)
+    assert none.found == (name in ("vqa", "anls", "exact", "relaxed") or (name, variant) == ("mmmu", "m4"))
 
 
 def test_a_caption_like_all_its_references_has_the_most():

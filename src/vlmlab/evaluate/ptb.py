@@ -157,7 +157,7 @@ def words(text: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=65536)
-def _joined(text: str) -> list[str]:
+def _joined(text: str) -> tuple[str, ...]:
     """The words of a few that apostrophes and hyphens join, which spaces surround."""
     found: list[str] = []
     at = 0
@@ -165,7 +165,7 @@ def _joined(text: str) -> list[str]:
         token, length = _token(text + "\n", at)
         at += len(token)
         found += _written(token, length)
-    return found
+    return tuple(found)
 
 
 def _written(token: str, length: int) -> list[str]:
