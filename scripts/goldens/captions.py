@@ -25,6 +25,16 @@ café naïve “quoted” ‘so’ it’s – — … ½ £5 €5 ¢ ° © ™ P
 ol' 'em 'til 'tis c'mon foo_bar __ (555) 555-1234 555-1234 10/12/1999 -5 +5 .5 5. Jan. 5 fig. 3
 """
 ADDRESSES = "www.foo.com http://x.org/y?z=1 https://a.b.co/c a.b@c.org me@home.net bar.com x.org/y/z.html"
+RARE = """
+plan B. The dog|version 2.6.x is|call (555) 555-1234 now|+1 (555) 555-1234|me <a@b.org> here|d' a|l' x|J' is
+li'l dog|LI'L|a nor'easter|e'er|ev'ry day|cap'n Bob|o'o|''n|t''n|``a``|““a””|“a”’s|‘‘b’’|in '58 he|'58, he
+the '60s|@@ b|\\*|a << b >> c|^_^|-_- x|(==)|(>>)|<!-- x -->|<?xml a?>|a stack/l-i-n-u-x/and|a/b/c/d/e|gimme's
+AA'S|dogs' toys|bos'n's|ma'am|www.foo.com's|see http://a.b/c.|a.|A. B. Smith|Mr. B. Smith|fig. 3|Fig. three
+5'10"|6' 2"|1-1/2|3 1/2 cups|5.5-inch|aa.,|aa.; b|y'all|y' a|Y'all|'em|'Til|'till|'Cause|rock 'n roll|heav'n.
+O'Neil-Smith|x'y|don’t|it’s|I’ll|’90s|’tis|¾ of|1½|€ 5|US$5|C$|a…b|a—b|naïve|Zürich|北京|m²|x\u00adray|½-inch
+5:30pm|10-12-1999|a@b|#1|#tag1|@home_2|A&B|a&b|C+D|F#|---- x|----- y|. . .|?!?|***|www.x-y.com
+www.5foo.com|www.a.b-c.org/d-e|www.foo.museum|www.foo.com/x|WWW.FOO.COM
+"""
 
 
 def caption(random_: random.Random) -> str:
@@ -66,6 +76,8 @@ def main() -> None:
     texts = dict.fromkeys(caption(random_) for _ in range(1500))
     texts |= dict.fromkeys(letters(random_) for _ in range(1500))
     texts |= dict.fromkeys(odd(random_).strip() for _ in range(1500))
+    rare, order = RARE.strip().replace("\n", "|").split("|"), random.Random(SEED + 1)
+    texts |= dict.fromkeys([*rare, *(f"{order.choice(rare)} {order.choice(rare)}" for _ in range(200))])
     texts = [text for text in texts if text.strip()]
     # CIDEr splits the tokens at spaces of any kind: a fraction such as `3 1/2` has one inside.
     rows = [[text, " ".join(words.split())] for text, words in zip(texts, tokenised(texts), strict=True)]
