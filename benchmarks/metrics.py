@@ -31,11 +31,12 @@ def phrase(random_: random.Random, words: int) -> str:
 
 
 def caption(random_: random.Random) -> str:
-    """About as long as a caption of COCO, which has ten words and a half."""
+    """As long as a caption of COCO, which has ten words and a half; one in ten has a word that is not plain."""
     parts = [random_.choice(("A", "The", "Two"))]
     for _ in range(3):
         parts += [random_.choice(KINDS), random_.choice(THINGS), random_.choice(DOES)]
-    return " ".join([*parts[:-1], random_.choice(("'s", "-like", "", "")) + "."]).replace(" '", "'").replace(" -", "-")
+    odd = random_.choice(("'s", "-like", " in a T-shirt", " (left)", " at 5:30")) if random_.random() < 0.1 else ""
+    return " ".join(parts[:-1]) + odd + "."
 
 
 def questions(name: str, count: int) -> tuple[list[str], list[Reference]]:

@@ -100,9 +100,12 @@ _RULES = [
 ]
 _COMPILED = [(kinds, re.compile(rule)) for kinds, rule in _RULES]
 _LETTER, _DIGIT, _SIGN = ([rule for kinds, rule in _COMPILED if kind in kinds] for kind in "a1*")
+# Most captions are plain words with a full stop at most at the end.
+_PLAIN = re.compile(r"([A-Za-z]+(?: [A-Za-z]+)*)(\.?)")
 # A word between spaces, with at most one mark after it: by far the most common, and no rule reaches past the space.
 _WORD = re.compile(r"([A-Za-z]+)((?:['-][A-Za-z]+)*)([,;:!?.]?)\s+")
 _SHORT = frozenset(f"{_ENDING_ABBREVIATIONS} {_LEADING_ABBREVIATIONS} {_CAPITALS.lower()} {_BEFORE_A_NUMBER}".split())
+_CLITICS = frozenset(("'s", "'re", "'ll", "'ve", "'d", "'m"))
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&nbsp;": "-", "&quot;": "'", "&apos;": "'"}
 _QUOTES = {"“": "``", "„": "``", "«": "``", "”": "''", "»": "''", "‘": "`", "‹": "`", "’": "'", "›": "'"}
 _MEANT = {
@@ -139,14 +142,21 @@ _CHARACTERS.update({ord(quote): quote for quote in _QUOTES} | dict.fromkeys(map(
 
 def words(text: str) -> list[str]:
     """The words of a caption, in lower case and in order."""
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:
+        found = plain[1].lower().split()
+        ends = not plain[2] or (len(found[-1]) > 1 and found[-1] not in _SHORT)
+        if ends and _TWO.keys().isdisjoint(found):
+            return found
     text = (text if text.isascii() else text.translate(_CHARACTERS)) + "\n"
-    found: list[str] = []
+    found = []
     at, end = len(text) - len(text.lstrip()), len(text)
     while at < end:
         word = _WORD.match(text, at)
         if word is not None:
             lower, rest, mark = word[1].lower(), word[2], word[3]
-            if mark != "." or (len(lower) > 1 and lower not in _SHORT and "'" not in rest):
+            joined = "'" not in rest or rest in _CLITICS
+            if mark != "." or (len(lower) > 1 and lower not in _SHORT and joined):
                 found += _joined(word[1] + rest) if rest else _TWO.get(lower) or (lower,)
                 at = word.end()
                 continue
