@@ -25,7 +25,8 @@ from vlmlab.data.sources import SourceConfig
 from vlmlab.evaluate import by_kind
 from vlmlab.evaluate.bootstrap import Estimate, ratio
 from vlmlab.evaluate.by_kind import Answered, Asked, Score
-from vlmlab.processor.decode import open_picture, to_rgb
+from vlmlab.processor.decode import open_picture
+from vlmlab.processor.formats import to_rgb
 from vlmlab.train.log import Meter
 from vlmlab.train.origin import Origin
 from vlmlab.writing import write, write_text

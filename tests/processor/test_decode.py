@@ -10,7 +10,8 @@ import pytest
 
 from processor.pictures import encoded, noise
 from vlmlab.batch import Picture
-from vlmlab.processor.decode import open_picture, to_rgb
+from vlmlab.processor.decode import open_picture
+from vlmlab.processor.formats import to_rgb
 
 
 def opened(data, **options) -> np.ndarray:

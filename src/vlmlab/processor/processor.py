@@ -13,7 +13,8 @@ from torch import Tensor
 
 from vlmlab.batch import IGNORE, Batch, Images, Picture, Sample
 from vlmlab.processor.chat import DOCUMENTS, Span, render
-from vlmlab.processor.decode import MAX_PIXELS, Fetch, open_picture
+from vlmlab.processor.decode import Fetch, open_picture
+from vlmlab.processor.formats import MAX_PIXELS
 from vlmlab.processor.images import Piece, StrategyConfig, native, split
 from vlmlab.processor.patches import cut, normalise
 
