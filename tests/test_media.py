@@ -136,7 +136,7 @@ def test_every_format_that_is_read_is_recognised(kind):
     codec = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}.get(kind)
     if codec is not None and not PIL.features.check(codec):
         pytest.skip(f"this Pillow writes no {kind}")
-    assert media._looks_like_a_picture(encoded(noise(30, 20), kind))
+    assert media.looks_like_a_picture(encoded(noise(30, 20), kind))
 
 
 def test_too_many_bytes(server):
