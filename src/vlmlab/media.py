@@ -205,18 +205,24 @@ def _parts(url: str) -> tuple[str, str, int, str]:
         raise ValueError("only http and https URLs are fetched")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL with a user name in it is not fetched")
-    host = (parts.hostname or "").rstrip(".")
-    if not host or "%" in host:
-        raise ValueError("the URL names no host")
-    if not host.isascii():
-        try:
-            host = host.encode("idna").decode()
-        except UnicodeError:
-            raise ValueError("the host's name is not valid") from None
+    host = host_name(parts.hostname or "")
     target = urllib.parse.quote(parts.path or "/", safe="/%:=&?~#+!$,;'@()*[]")
     if parts.query:
         target += "?" + urllib.parse.quote(parts.query, safe="/%:=&?~#+!$,;'@()*[]")
     return parts.scheme, host, port or _PORTS[parts.scheme], target
+
+
+def host_name(host: str) -> str:
+    """The one spelling of a host's name: small letters of ASCII, no dot at its end. Raises ValueError for none."""
+    host = host.lower().rstrip(".")
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode().rstrip(".")  # other dots than ours have become ours
+        except UnicodeError:
+            raise ValueError("the host's name is not valid") from None
+    if not host or "%" in host:
+        raise ValueError("the URL names no host")
+    return host
 
 
 def _body(answer: http.client.HTTPResponse, end: float, most: int) -> bytes:
@@ -341,9 +347,13 @@ def read_data_url(url: str, max_bytes: int = MAX_BYTES) -> bytes:
     head, found, body = url.partition(",")
     if not found or not head[:5].lower() == "data:" or not head.endswith(";base64"):
         raise ValueError("a data URL should look like data:image/png;base64,...")
+    too_many = f"the data URL holds more than {max_bytes} bytes"
     if len(body) * 3 // 4 > max_bytes + 3:
-        raise ValueError(f"the data URL holds more than {max_bytes} bytes")
+        raise ValueError(too_many)
     try:
-        return base64.b64decode(body, validate=True)
+        data = base64.b64decode(body, validate=True)
     except ValueError as error:  # base64's own error is one, and letters outside ASCII are another
         raise ValueError(f"the data URL is not valid base64: {error}") from None
+    if len(data) > max_bytes:
+        raise ValueError(too_many)
+    return data

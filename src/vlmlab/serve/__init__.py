@@ -1,0 +1,1 @@
+"""Serving: what stands between strangers and a model."""
