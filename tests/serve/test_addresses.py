@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+import time
 
 import pytest
 
@@ -237,8 +238,6 @@ def test_refused_unknown_and_silent_hosts_are_told_alike(decoders):
 
 def test_a_resolver_that_is_slow_is_no_sign_either(decoders, monkeypatch):
     def slow(host, port):
-        import time
-
         time.sleep(0.5)
         return ["93.184.216.34"]
 

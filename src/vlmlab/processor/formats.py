@@ -35,7 +35,7 @@ def decoded(source: bytes | PIL.Image.Image, name: str, max_pixels: int = MAX_PI
     16-bit greys are scaled to 8 bits. A PIL image is read as it stands and not changed. Raises ValueError that begins
     with `name`; where a decoder complained, its error is the cause and its words are the last.
     """
-    image = _recognise(source, name) if isinstance(source, bytes) else source
+    image = _recognise(source, name, max_pixels) if isinstance(source, bytes) else source
     width, height = image.size
     if width * height > max_pixels:
         raise ValueError(
@@ -54,7 +54,7 @@ def decoded(source: bytes | PIL.Image.Image, name: str, max_pixels: int = MAX_PI
     return image if upright is None else image.transpose(upright)
 
 
-def _recognise(data: bytes, name: str) -> PIL.Image.Image:
+def _recognise(data: bytes, name: str, max_pixels: int) -> PIL.Image.Image:
     """An image whose header has been read, and no more."""
     try:
         try:
@@ -66,8 +66,9 @@ def _recognise(data: bytes, name: str) -> PIL.Image.Image:
     except PIL.UnidentifiedImageError:
         kind = "not a picture in a format that can be read" if data else "it is empty"
         raise ValueError(f"{name}: {kind}") from None
-    except PIL.Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: too many pixels: {error}") from None
+    except PIL.Image.DecompressionBombError:
+        allowed = min(max_pixels, 2 * (PIL.Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ValueError(f"{name}: more than the {allowed} pixels allowed; make it smaller first") from None
     except Exception as error:  # decoders raise anything on damaged or hostile bytes
         raise ValueError(f"{name}: cannot be opened: {error}") from error
 
