@@ -1,0 +1,475 @@
+"""Attack: a picture that takes its decoder down. It may fall; the server and the next picture must not notice."""
+
+import io
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import PIL.features
+import PIL.Image
+import pytest
+
+from processor.pictures import encoded, noise
+from serve.hostile import PNG
+from vlmlab.processor.formats import decoded
+from vlmlab.serve.decoder import ANSWER, MEMORY, PICTURE, QUESTION, REFUSED
+from vlmlab.serve.decoders import Bounds, Busy, Decoders, Refused
+
+MANY = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def decoders():
+    with Decoders(Bounds(processes=1)) as made:
+        yield made
+        assert made.replaced == 0  # no test that shares it may take it down
+
+
+@pytest.fixture
+def frail():
+    """One process, one more picture may wait."""
+    with Decoders(Bounds(processes=1, waiting=1, seconds=20.0)) as made:
+        yield made
+
+
+def works(decoders: Decoders) -> bool:
+    return decoders.decode(PNG, "it", MANY).tobytes() == decoded(PNG, "it").tobytes()
+
+
+def memory(pid: int, what: str) -> int:
+    """Bytes, as the system says: `VmRSS` now, `VmHWM` at most."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:  # noqa: PTH123
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(what))
+
+
+def turned(image: PIL.Image.Image, kind: str, orientation: int) -> bytes:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, kind, exif=exif)
+
+
+def alpha() -> PIL.Image.Image:
+    image = noise(40, 30).convert("RGBA")
+    image.putalpha(PIL.Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(30, 40)))
+    return image
+
+
+def grey16() -> PIL.Image.Image:
+    return PIL.Image.fromarray(np.random.default_rng(1).integers(0, 65536, (30, 40), dtype=np.uint16))
+
+
+def good() -> dict[str, bytes]:
+    """Pictures of every kind that is read."""
+    image = noise(40, 30)
+    found = {kind: encoded(image, kind) for kind in ("BMP", "GIF", "JPEG", "PNG", "TIFF", "PPM")}
+    codecs = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+    found |= {kind: encoded(image, kind) for kind, codec in codecs.items() if PIL.features.check(codec)}
+    found |= {f"JPEG turned {at}": turned(image, "JPEG", at) for at in range(1, 9)}
+    found |= {
+        "JPEG progressive": encoded(image, "JPEG", progressive=True),
+        "JPEG in CMYK": encoded(image.convert("CMYK"), "JPEG"),
+        "JPEG grey": encoded(image.convert("L"), "JPEG"),
+        "PNG see-through": encoded(alpha(), "PNG"),
+        "PNG grey see-through": encoded(alpha().convert("LA"), "PNG"),
+        "PNG with a palette": encoded(image.quantize(16), "PNG", transparency=3),
+        "PNG of two colours": encoded(image.convert("1"), "PNG"),
+        "PNG of 16 bits": encoded(grey16(), "PNG", transparency=int(np.asarray(grey16())[0, 0])),
+        "TIFF of 16 bits": encoded(grey16(), "TIFF"),
+        "TIFF packed": encoded(image, "TIFF", compression="tiff_lzw"),
+        "TIFF of JPEG": encoded(image, "TIFF", compression="jpeg"),
+        "GIF of two": encoded(image, "GIF", save_all=True, append_images=[noise(40, 30, 1)]),
+        "one pixel": encoded(noise(1, 1), "PNG"),
+        "a photo": encoded(noise(1600, 1200), "JPEG"),
+    }
+    return found
+
+
+@pytest.mark.parametrize("name", good())
+def test_decoded_elsewhere_as_here(decoders, name):
+    data = good()[name]
+    here, there = decoded(data, "it"), decoders.decode(data, "it", 10 * MANY)
+    assert (there.mode, there.size) == ("RGB", here.size)
+    assert there.tobytes() == here.tobytes()
+
+
+def test_reasons_are_those_of_here_without_the_decoders_own_words(decoders):
+    for data in (b"", b"nothing", PNG[:60], encoded(noise(300, 200), "JPEG")[:999], encoded(noise(9, 9), "TIFF")[:99]):
+        with pytest.raises(ValueError) as here:
+            decoded(data, "picture 7")
+        with pytest.raises(Refused) as there:
+            decoders.decode(data, "picture 7", MANY)
+        assert str(here.value).startswith(str(there.value)) and "0x" not in str(there.value)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes], data: bytes = zlib.compress(bytes(100))) -> bytes:
+    """A grey PNG that says it is so large, with more chunks before its pixels."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def patched(data: bytes, at: int, kind: str, *values: int) -> bytes:
+    return data[:at] + struct.pack(kind, *values) + data[at + struct.calcsize(kind) :]
+
+
+def tiff(width: int, height: int) -> bytes:
+    """Little-endian, uncompressed, one strip that is not there."""
+    entries = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 4, height)]
+    entries += [(279, 4, width * height & 0xFFFFFFFF)]
+    body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
+def vp8x(width: int, height: int) -> bytes:
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + size + encoded(noise(9, 9), "WEBP")[12:]
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def jpeg2000(width: int, height: int) -> bytes:
+    data = encoded(noise(40, 30), "JPEG2000")
+    at = data.index(b"ihdr") + 4
+    data = patched(data, at, ">II", height, width)
+    siz = data.index(b"\xff\x51") + 6
+    return patched(data, siz, ">II", width, height)
+
+
+def avif(width: int, height: int) -> bytes:
+    data = encoded(noise(40, 30), "AVIF")
+    return patched(data, data.index(b"ispe") + 8, ">II", width, height)
+
+
+ZEROS = zlib.compress(bytes(200 * MANY), 9)
+"""200 MB in 200 kB."""
+
+BOMBS = {
+    "a PNG of 60,000 by 60,000": lambda: png(60_000, 60_000),
+    "a PNG of four billion squared": lambda: png(2**31 - 1, 2**31 - 1),
+    "a PNG of one long row": lambda: png(2**31 - 1, 1),
+    "a PNG just over the limit": lambda: png(1001, 1000),
+    "a PNG with more pixels than it says": lambda: png(10, 10, data=ZEROS),
+    "a PNG with text that unpacks to 200 MB": lambda: png(10, 10, (b"zTXt", b"Comment\0\0" + ZEROS)),
+    "a PNG with international text of 200 MB": lambda: png(10, 10, (b"iTXt", b"Comment\0\1\0\0\0" + ZEROS)),
+    "a PNG with a colour profile of 200 MB": lambda: png(10, 10, (b"iCCP", b"sRGB\0\0" + ZEROS)),
+    "a PNG with a thousand texts": lambda: png(10, 10, *[(b"zTXt", b"C\0\0" + zlib.compress(bytes(10**6)))] * 1000),
+    "a GIF of 65,535 by 65,535": lambda: patched(encoded(noise(9, 9), "GIF"), 6, "<HH", 65535, 65535),
+    "a GIF with a frame larger than itself": lambda: (
+        lambda data: patched(data, data.index(b"\x2c", 13 + 3 * 128) + 5, "<HH", 60_000, 60_000)
+    )(encoded(noise(9, 9).quantize(128), "GIF")),
+    "a BMP of 40,000 by 40,000": lambda: patched(encoded(noise(9, 9), "BMP"), 18, "<ii", 40_000, 40_000),
+    "a BMP of negative height": lambda: patched(encoded(noise(9, 9), "BMP"), 18, "<ii", 40_000, -40_000),
+    "a JPEG of 65,535 by 65,535": lambda: (
+        lambda data: patched(data, data.index(b"\xff\xc0") + 5, ">HH", 65535, 65535)
+    )(encoded(noise(40, 30), "JPEG")),
+    "a TIFF of 60,000 by 60,000": lambda: tiff(60_000, 60_000),
+    "a WebP of 16,384 by 16,384": lambda: vp8x(16_384, 16_384),
+    "a JPEG 2000 of 60,000 by 60,000": lambda: jpeg2000(60_000, 60_000),
+    "an AVIF of 9,000 by 9,000": lambda: avif(9_000, 9_000),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_does_not_go_off(decoders, name):
+    """Whether it is refused or read as the little picture it holds, it takes no more memory than that."""
+    works(decoders)
+    (pid,) = decoders.pids()
+    before = memory(pid, "VmHWM")
+    data = BOMBS[name]()
+    try:
+        image = decoders.decode(data, "it", MANY)
+    except Refused as error:
+        assert "longer" not in str(error) and "memory" not in str(error)
+    else:
+        assert image.width * image.height <= MANY
+    assert decoders.pids() == [pid]
+    assert memory(pid, "VmHWM") - before < (32 << 20) + 3 * len(data)
+    assert works(decoders)
+
+
+def test_bombs_that_say_their_size_are_refused_for_it(decoders):
+    for name in BOMBS:
+        if " by " in name or "over the limit" in name:
+            with pytest.raises(Refused, match="more than the 1000000 pixels allowed"):
+                decoders.decode(BOMBS[name](), "it", MANY)
+
+
+def endless_jpeg(scans: int = 100_000) -> bytes:
+    """A progressive JPEG whose last scan comes again and again: some bytes each, and work for all of its blocks."""
+    data = encoded(PIL.Image.new("L", (2000, 2000)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * scans + data[-2:]
+
+
+def test_a_picture_that_takes_for_ever():
+    with Decoders(Bounds(processes=1, seconds=0.5)) as made:
+        with pytest.raises(Refused, match=r"^picture 3: decoding it takes longer than 0.5 seconds; make it smaller"):
+            made.decode(endless_jpeg(), "picture 3", 10 * MANY)
+        assert made.replaced == 1 and works(made)
+
+
+def test_a_process_that_nobody_waits_for_ends_by_itself(frail):
+    """Its server is gone, say, while it computes: the system stops it."""
+    (process,) = frail._all
+    assert works(frail)
+    data = endless_jpeg()
+    process.line.sendall(QUESTION.pack(10 * MANY, 1, len(data)) + data)
+    assert process.popen.wait(60) == -signal.SIGXCPU
+    assert works(frail)
+
+
+def test_a_process_that_hangs():
+    with Decoders(Bounds(processes=1, seconds=0.3)) as made:
+        assert works(made)
+        os.kill(made.pids()[0], signal.SIGSTOP)
+        with pytest.raises(Refused, match="longer than"):
+            made.decode(PNG, "it", MANY)
+        assert made.replaced == 1 and works(made)
+
+
+def test_a_picture_that_takes_too_much_memory():
+    with Decoders(Bounds(processes=1, memory=64 << 20)) as made:
+        works(made)
+        (pid,) = made.pids()
+        with pytest.raises(Refused, match=r"^it: decoding it takes more memory than is allowed; make it"):
+            made.decode(encoded(PIL.Image.new("I;16", (3000, 3000)), "PNG"), "it", 10 * MANY)
+        assert made.replaced == 1 and made.pids() != [pid] and works(made)
+
+
+def test_the_largest_picture_that_a_policy_allows_fits(decoders):
+    """The dearest kinds, at as many bytes a pixel as serve/media.py reckons with."""
+    pixels = 2_000 * 2_000
+    with Decoders(Bounds(processes=1, memory=max(32 * pixels, 1 << 24))) as made:
+        assert works(made)
+        for image, options in (
+            (PIL.Image.new("I;16", (2000, 2000), 9), {"transparency": 9}),
+            (PIL.Image.new("RGBA", (2000, 2000)), {}),
+            (PIL.Image.new("LA", (2000, 2000)), {}),
+            (PIL.Image.new("P", (2000, 2000)), {"transparency": 0}),
+        ):
+            assert made.decode(encoded(image, "PNG", **options), "it", pixels).size == (2000, 2000)
+        for kind in ("JPEG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP"):
+            if PIL.features.check({"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}.get(kind, "zlib")):
+                data = turned(PIL.Image.new("RGB", (2000, 2000)), kind, 6) if kind == "JPEG" else None
+                data = data or encoded(PIL.Image.new("RGB", (2000, 2000)), kind)
+                assert made.decode(data, "it", pixels).size == (2000, 2000)
+        assert made.replaced == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+def test_a_process_that_crashes(frail, number):
+    assert works(frail)
+    (process,) = frail._all
+    process.popen.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        told = threads.submit(frail.decode, PNG, "it", MANY)
+        while process.sound:  # until it is asked
+            time.sleep(0.01)
+        process.popen.send_signal(number)
+        process.popen.send_signal(signal.SIGCONT)
+        with pytest.raises(Refused, match=r"^it: it could not be decoded$"):
+            told.result(20)
+    assert frail.replaced == 1 and works(frail)
+
+
+def test_a_process_that_dies_while_idle_costs_no_picture(frail):
+    assert works(frail)
+    (process,) = frail._all
+    process.popen.kill()
+    process.popen.wait()
+    assert works(frail) and frail.replaced == 1
+
+
+def test_what_cannot_be_queued_is_turned_away(frail):
+    """One is decoded, one waits, and the third is told at once; both that were taken get their own picture."""
+    assert works(frail)
+    (pid,) = frail.pids()
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as threads:
+        files = [encoded(noise(20, 20, seed), "PNG") for seed in (1, 2)]
+        taken = [threads.submit(frail.decode, file, "it", MANY) for file in files]
+        while frail._gate._places._value:
+            time.sleep(0.01)
+        with pytest.raises(Busy, match="too many pictures to decode at once"):
+            frail.decode(PNG, "it", MANY)
+        os.kill(pid, signal.SIGCONT)
+        assert [each.result(20).tobytes() for each in taken] == [decoded(file, "it").tobytes() for file in files]
+    assert works(frail) and frail.replaced == 0
+
+
+def test_a_turn_that_does_not_come_in_time(frail):
+    assert works(frail)
+    (pid,) = frail.pids()
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        taken = threads.submit(frail.decode, PNG, "it", MANY)
+        while frail._idle:
+            time.sleep(0.01)
+        with pytest.raises(Busy, match="before this one"):
+            frail.decode(PNG, "it", MANY, time.monotonic() + 0.1)
+        os.kill(pid, signal.SIGCONT)
+        assert taken.result(20)
+    assert works(frail)
+
+
+def test_many_at_once_each_get_their_own():
+    files = [encoded(noise(30 + seed, 20, seed), "PNG") for seed in range(24)]
+    with Decoders(Bounds(processes=2, waiting=24)) as made, ThreadPoolExecutor(12) as threads:
+        there = list(threads.map(lambda file: made.decode(file, "it", MANY).tobytes(), files * 4))
+    assert there == [decoded(file, "it").tobytes() for file in files] * 4
+
+
+class Lying:
+    """Stands in the place of a process that hostile bytes have taken over."""
+
+    def __init__(self, decoders: Decoders, said: bytes) -> None:
+        assert works(decoders)
+        (process,) = decoders._all
+        process.line.close()
+        process.line, self.line = socket.socketpair()
+        threading.Thread(target=self.lie, args=(said,), daemon=True).start()
+
+    def lie(self, said: bytes) -> None:
+        with self.line as line:
+            line.recv(QUESTION.size, socket.MSG_WAITALL)
+            line.recv(len(PNG), socket.MSG_WAITALL)
+            line.sendall(said)
+
+
+LIES = {
+    "more pixels than allowed": ANSWER.pack(PICTURE, 1001, 1000, 3 * 1001 * 1000) + bytes(99),
+    "a length that is not its size": ANSWER.pack(PICTURE, 10, 10, 299) + bytes(299),
+    "a length beyond all memory": ANSWER.pack(PICTURE, 10, 10, 2**63) + bytes(300),
+    "no pixels": ANSWER.pack(PICTURE, 0, 10, 0),
+    "sides that overflow": ANSWER.pack(PICTURE, 2**32 - 1, 2**32 - 1, 3),
+    "a reason without end": ANSWER.pack(REFUSED, 0, 0, 2**40),
+    "another kind": ANSWER.pack(200, 1, 1, 3) + bytes(3),
+    "ready again": ANSWER.pack(0, 0, 0, 0),
+    "half an answer": ANSWER.pack(PICTURE, 10, 10, 300)[:5],
+    "half a picture": ANSWER.pack(PICTURE, 10, 10, 300) + bytes(150),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("said", LIES.values(), ids=LIES)
+def test_a_process_that_lies(frail, said):
+    Lying(frail, said)
+    with pytest.raises(Refused, match=r"^it: it could not be decoded$"):
+        frail.decode(PNG, "it", MANY)
+    assert frail.replaced == 1 and works(frail)
+
+
+def test_a_process_that_lies_in_words(frail):
+    reason = b"no\x1b[2J\r\npicture\0" + b"\xff" + b"a" * 1000
+    Lying(frail, ANSWER.pack(REFUSED, 0, 0, len(reason)) + reason)
+    with pytest.raises(Refused) as caught:
+        frail.decode(PNG, "it", MANY)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+def test_memory_said_short_is_told_as_such(frail):
+    Lying(frail, ANSWER.pack(MEMORY, 0, 0, 0))
+    with pytest.raises(Refused, match="more memory"):
+        frail.decode(PNG, "it", MANY)
+    assert works(frail)
+
+
+def test_a_process_holds_nothing_of_the_server(monkeypatch):
+    """No secret of its environment, no open file, no torch."""
+    monkeypatch.setenv("VLMLAB_API_KEY", "the-secret")
+    with io.BytesIO(), socket.create_server(("127.0.0.1", 0)), Decoders(Bounds(processes=1)) as made:
+        assert works(made)
+        (pid,) = made.pids()
+        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123
+            assert b"the-secret" not in file.read()
+        assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]  # noqa: PTH208
+        with open(f"/proc/{pid}/maps", encoding="ascii") as file:  # noqa: PTH123
+            assert "torch" not in file.read()
+        assert os.getsid(pid) != os.getsid(0)  # Ctrl-C at a terminal does not reach it
+
+
+CONFINED = """
+import socket, subprocess
+from vlmlab.serve import decoder
+decoder.prepare()
+decoder.confine(64 << 20)
+for attempt in (lambda: open("/etc/hostname"), lambda: socket.socket(), lambda: bytearray(100 << 20),
+                lambda: open(2, "wb", buffering=0, closefd=False).write(b"x")):
+    try:
+        attempt()
+        print("did")
+    except (OSError, MemoryError) as error:
+        print(type(error).__name__)
+"""
+
+
+def test_a_process_can_open_nothing_and_grow_no_further(tmp_path):
+    with open(tmp_path / "out", "w+b") as out:  # noqa: PTH123
+        run = [sys.executable, "-c", CONFINED]
+        path = os.pathsep.join(place for place in sys.path if place)
+        done = subprocess.run(run, stdout=subprocess.PIPE, stderr=out, text=True, env={"PYTHONPATH": path})
+    assert done.stdout.split() == ["OSError", "OSError", "MemoryError", "OSError"]
+
+
+def test_a_process_ends_with_the_server():
+    script = (
+        "import os, signal\nfrom vlmlab.serve.decoders import Bounds, Decoders\n"
+        "made = Decoders(Bounds(processes=2))\nprint(*made.pids(), flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = os.pathsep.join(place for place in sys.path if place)
+    run = [sys.executable, "-c", script]
+    done = subprocess.run(run, capture_output=True, text=True, env={"PYTHONPATH": path})
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    for _ in range(400):
+        if not any(alive(pid) for pid in pids):
+            return
+        time.sleep(0.05)
+    raise AssertionError("it outlived its server")
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:  # noqa: PTH123
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_closing_ends_the_processes_and_turns_pictures_away():
+    made = Decoders(Bounds(processes=2))
+    assert works(made)
+    pids = made.pids()
+    made.close()
+    assert not any(alive(pid) for pid in pids) and made.pids() == []
+    with pytest.raises(Busy, match="closing"):
+        made.decode(PNG, "it", MANY)
+    made.close()
+
+
+def test_a_process_that_cannot_start_is_said(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", ["/nowhere"])
+        made = Decoders(Bounds(processes=1))
+    try:
+        with pytest.raises(RuntimeError, match="did not start"):
+            made.decode(PNG, "it", MANY)
+        assert works(made)  # tried anew, and now it can
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("changes", [{"processes": 0}, {"waiting": -1}, {"seconds": 0.0}, {"memory": 1000}])
+def test_bounds_that_cannot_be(changes):
+    with pytest.raises(ValueError, match="decoding needs"):
+        Bounds(**changes)
