@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CODE := src tests scripts benchmarks
 
 .DELETE_ON_ERROR:
-.PHONY: setup help demo test lint format types imports licences house bench clean
+.PHONY: setup help demo test lint format types imports licences house bench fuzz clean
 
 setup: .venv/.ready-demo  ## the environment, in .venv (the default)
 	@echo "Ready: $(BIN)/vlmlab --help, or make demo. Other targets: make help."
@@ -52,6 +52,9 @@ house: .venv/.ready-test  ## sizes we watch: lines of the core, long files, long
 
 bench: .venv/.ready-test  ## every benchmark of benchmarks/, beside its peer (an hour or so)
 	@for file in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+fuzz: .venv/.ready-test  ## 5,000 broken pictures through the processes that decode for a server
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m serve.fuzz --out benchmarks/results/fuzz-pictures.json
 
 clean:  ## removes caches and builds; keeps .venv and runs/
 	rm -rf build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache

@@ -6,16 +6,21 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from processor.pictures import encoded, noise
 from vlmlab import media
-from vlmlab.serve.decoders import Refused
+from vlmlab.processor.formats import decoded
+from vlmlab.serve.decoders import Decoders, Refused
 from vlmlab.serve.media import Pictures, Policy, is_reachable
 
 PNG = encoded(noise(30, 20), "PNG")
 UNREACHABLE = "picture 1: its address cannot be reached safely from here"
+
+MANY = 1_000_000
+"""More pixels than most of the tests' pictures have."""
 
 OUTSIDE, INSIDE = "127.0.0.1", "127.0.0.2"
 """Two addresses of this machine: one stands for the open internet, the other for the network inside."""
@@ -165,6 +170,14 @@ def public(port: int = 80, **changes) -> Policy:
 
 def pixels(file: bytes) -> bytes:
     """What a picture's file decodes to in this process."""
-    from vlmlab.processor.formats import decoded
-
     return decoded(file, "it").tobytes()
+
+
+def works(decoders: Decoders) -> bool:
+    return decoders.decode(PNG, "it", MANY).tobytes() == decoded(PNG, "it").tobytes()
+
+
+def memory(pid: int | str, what: str) -> int:
+    """Bytes of a process (`self` is this one), as the system says: `VmRSS` now, `VmHWM` at most."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))
