@@ -5,6 +5,7 @@ import socket
 import socketserver
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -171,6 +172,15 @@ def public(port: int = 80, **changes) -> Policy:
 def pixels(file: bytes) -> bytes:
     """What a picture's file decodes to in this process."""
     return decoded(file, "it").tobytes()
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for what another thread is about to do."""
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to that")
 
 
 def works(decoders: Decoders) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from serve.hostile import UNREACHABLE, Names, never, public, refused
 from vlmlab import media
 from vlmlab.serve import media as serve_media
-from vlmlab.serve.decoders import Bounds, Decoders
+from vlmlab.serve.decoders import Bounds, Decoders, Refused
 from vlmlab.serve.media import Pictures, Policy, is_reachable
 
 
@@ -234,6 +234,14 @@ def test_refused_unknown_and_silent_hosts_are_told_alike(decoders):
     urls = [f"http://{host}/" for host in ("database.internal", "public.example", "empty.example", "odd.example")]
     urls += ["http://unknown.internal/", "http://10.0.0.5/", "http://2130706433/", "http://[fd00::1]/"]
     assert {refused(pictures, url) for url in urls} == {UNREACHABLE}
+
+
+def test_whoever_runs_the_server_can_learn_the_reason(decoders):
+    """It is the cause of what is told: the message that strangers see does not hold it."""
+    names = Names(database_internal=[["10.0.0.5"]])
+    with pytest.raises(Refused) as caught:
+        Pictures(public(), decoders, resolver=names).get(["http://database.internal/a.png"])
+    assert "database.internal is not on the open internet (10.0.0.5)" in str(caught.value.__cause__)
 
 
 def test_a_resolver_that_is_slow_is_no_sign_either(decoders, monkeypatch):

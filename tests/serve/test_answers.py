@@ -5,7 +5,6 @@ import gzip
 import re
 import ssl
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,7 @@ from serve.hostile import (
     refused,
     serving,
     silence,
+    until,
 )
 from vlmlab import media
 from vlmlab.serve.decoders import Bounds, Busy, Decoders
@@ -341,8 +341,7 @@ def test_more_fetches_than_are_allowed_are_turned_away(server, decoders):
     for _ in range(2):
         threads.append(threading.Thread(target=lambda: told.append(refused(one, url(server)))))
         threads[-1].start()
-    while one._gate._places._value:
-        time.sleep(0.01)
+    until(lambda: not one._gate._places._value)
     with pytest.raises(Busy, match="too many pictures to fetch"):
         one.get([url(server)])
     server.over.set()

@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 
 from processor.pictures import encoded, noise
-from serve.hostile import MANY, PNG, works
+from serve.hostile import MANY, PNG, until, works
 from serve.kinds import turned
 from vlmlab.processor.formats import decoded
 from vlmlab.serve.decoder import ANSWER, MEMORY, PICTURE, QUESTION, REFUSED
@@ -99,8 +99,7 @@ def test_a_process_that_crashes(frail, number):
     process.popen.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as threads:
         told = threads.submit(frail.decode, PNG, "it", MANY)
-        while process.sound:  # until it is asked
-            time.sleep(0.01)
+        until(lambda: not process.sound)  # it has been asked
         process.popen.send_signal(number)
         process.popen.send_signal(signal.SIGCONT)
         with pytest.raises(Refused, match=r"^it: it could not be decoded$"):
@@ -124,8 +123,7 @@ def test_what_cannot_be_queued_is_turned_away(frail):
     with ThreadPoolExecutor(2) as threads:
         files = [encoded(noise(20, 20, seed), "PNG") for seed in (1, 2)]
         taken = [threads.submit(frail.decode, file, "it", MANY) for file in files]
-        while frail._gate._places._value:
-            time.sleep(0.01)
+        until(lambda: not frail._gate._places._value)
         with pytest.raises(Busy, match="too many pictures to decode at once"):
             frail.decode(PNG, "it", MANY)
         os.kill(pid, signal.SIGCONT)
@@ -139,8 +137,7 @@ def test_a_turn_that_does_not_come_in_time(frail):
     os.kill(pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as threads:
         taken = threads.submit(frail.decode, PNG, "it", MANY)
-        while frail._idle:
-            time.sleep(0.01)
+        until(lambda: not frail._idle)
         with pytest.raises(Busy, match="before this one"):
             frail.decode(PNG, "it", MANY, time.monotonic() + 0.1)
         os.kill(pid, signal.SIGCONT)
@@ -256,11 +253,7 @@ def test_a_process_ends_with_the_server():
     done = subprocess.run(run, capture_output=True, text=True, env={"PYTHONPATH": path})
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 2
-    for _ in range(400):
-        if not any(alive(pid) for pid in pids):
-            return
-        time.sleep(0.05)
-    raise AssertionError("it outlived its server")
+    until(lambda: not any(alive(pid) for pid in pids))
 
 
 def alive(pid: int) -> bool:
@@ -279,6 +272,18 @@ def test_closing_ends_the_processes_and_turns_pictures_away():
     with pytest.raises(Busy, match="closing"):
         made.decode(PNG, "it", MANY)
     made.close()
+
+
+def test_closing_turns_away_what_is_being_decoded(frail):
+    assert works(frail)
+    (process,) = frail._all
+    process.popen.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        told = threads.submit(frail.decode, PNG, "it", MANY)
+        until(lambda: not process.sound)
+        frail.close()
+        with pytest.raises(Busy, match="closing"):
+            told.result(10)
 
 
 def test_a_process_that_cannot_start_is_said(monkeypatch):

@@ -51,7 +51,7 @@ class Policy:
         if (self.urls == "listed") != bool(self.hosts):
             raise ValueError('hosts are named where urls is "listed", and only there')
         for host in self.hosts:
-            if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", media.host_name(host)):
+            if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+", media.host_name(host)):
                 raise ValueError(f"hosts: {host!r} is no host's name; give it without scheme, port, path or stars")
         counts = (self.fetches, self.pictures, self.bytes, self.bytes_in_all, self.pixels, self.pixels_in_all)
         if min(counts) < 1 or self.seconds <= 0 or self.redirects < 0 or self.waiting < 0:
@@ -154,7 +154,7 @@ class Pictures:
                 raise ValueError("pictures are not fetched from URLs here; send the picture itself, as a data URL")
             return self._fetch(reference, most, end)
         except media.NotFetched as error:
-            raise Refused(f"{name}: {error.told}") from None
+            raise Refused(f"{name}: {error.told}") from error  # the whole of it, for whoever runs the server
         except ValueError as error:
             raise Refused(f"{name}: {error}") from None
 
