@@ -215,8 +215,8 @@ SLOW = {
 @pytest.mark.parametrize("behaviour", SLOW.values(), ids=SLOW)
 def test_a_server_that_is_slow(server, decoders, behaviour):
     server.paths["/a.png"] = behaviour
-    told = refused(pictures(server, decoders, seconds=0.3), url(server))
-    assert told == "picture 1: it took longer than 0.3 seconds"
+    told = refused(pictures(server, decoders, seconds=0.5), url(server))
+    assert told == "picture 1: it took longer than 0.5 seconds"
 
 
 def test_the_time_is_for_all_redirects_together(server, decoders):
@@ -230,9 +230,9 @@ def test_the_time_is_for_all_redirects_together(server, decoders):
 
 
 def test_the_time_is_for_all_pictures_of_a_request(server, decoders):
-    server.paths["/a.png"] = drip(answer()[:-8], answer()[-8:], 0.03)
-    told = refused(pictures(server, decoders, seconds=0.5), *[url(server)] * 4)
-    assert "0.5 seconds" in told or "longer than" in told
+    server.paths["/a.png"] = drip(answer()[:-8], answer()[-8:], 0.05)
+    told = refused(pictures(server, decoders, seconds=1.0), *[url(server)] * 4)
+    assert "seconds" in told or told.endswith(UNREACHABLE[9:])
     assert not told.startswith("picture 1:")
 
 

@@ -19,6 +19,7 @@ from processor.pictures import encoded, noise
 from serve.hostile import MANY, PNG, until, works
 from serve.kinds import turned
 from vlmlab.processor.formats import decoded
+from vlmlab.serve import media as serve_media
 from vlmlab.serve.decoder import ANSWER, MEMORY, PICTURE, QUESTION, REFUSED
 from vlmlab.serve.decoders import Bounds, Busy, Decoders, Refused
 
@@ -38,8 +39,8 @@ def endless_jpeg(scans: int = 100_000) -> bytes:
 
 
 def test_a_picture_that_takes_for_ever():
-    with Decoders(Bounds(processes=1, seconds=0.5)) as made:
-        with pytest.raises(Refused, match=r"^picture 3: decoding it takes longer than 0.5 seconds; make it smaller"):
+    with Decoders(Bounds(processes=1, seconds=1.0)) as made:
+        with pytest.raises(Refused, match=r"^picture 3: decoding it takes longer than 1 seconds; make it smaller"):
             made.decode(endless_jpeg(), "picture 3", 10 * MANY)
         assert made.replaced == 1 and works(made)
 
@@ -55,7 +56,7 @@ def test_a_process_that_nobody_waits_for_ends_by_itself(frail):
 
 
 def test_a_process_that_hangs():
-    with Decoders(Bounds(processes=1, seconds=0.3)) as made:
+    with Decoders(Bounds(processes=1, seconds=1.0)) as made:
         assert works(made)
         os.kill(made.pids()[0], signal.SIGSTOP)
         with pytest.raises(Refused, match="longer than"):
@@ -73,9 +74,9 @@ def test_a_picture_that_takes_too_much_memory():
 
 
 def test_the_largest_picture_that_a_policy_allows_fits():
-    """The dearest kinds, at as many bytes a pixel as serve/media.py reckons with."""
+    """The dearest kinds, at as many bytes a pixel as a policy reckons with."""
     pixels = 2_000 * 2_000
-    with Decoders(Bounds(processes=1, memory=max(32 * pixels, 1 << 24))) as made:
+    with Decoders(Bounds(processes=1, memory=serve_media._BYTES_A_PIXEL * pixels)) as made:
         assert works(made)
         for image, options in (
             (PIL.Image.new("I;16", (2000, 2000), 9), {"transparency": 9}),
