@@ -29,6 +29,8 @@ _TRIED = 4
 
 UNREACHABLE = "its address cannot be reached safely from here"
 """All that a stranger is told of a URL to which no connection was made, whatever the reason."""
+LATE = "it took longer than is allowed"
+"""What a stranger is told when the time is up."""
 
 # How the files of pictures begin. What begins otherwise is not handed on, whatever its server calls it.
 _SIGNATURES = (
@@ -137,8 +139,12 @@ def fetch(
     except (ValueError, OSError, http.client.HTTPException) as error:
         late = isinstance(error.__cause__ or error, TimeoutError) or time.monotonic() >= end
         reason = f"it took longer than {limits.seconds:g} seconds" if late else str(error) or type(error).__name__
-        told = reason if late or isinstance(error, ValueError) else "the connection broke"
-        told = UNREACHABLE if isinstance(error, _Unreachable) else told
+        if isinstance(error, _Unreachable):
+            told = UNREACHABLE
+        elif late:
+            told = LATE
+        else:
+            told = str(error) if isinstance(error, ValueError) else "the connection broke"
         raise NotFetched(f"{shown}: not fetched: {reason}", told) from None
 
 

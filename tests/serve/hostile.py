@@ -18,6 +18,7 @@ from vlmlab.serve.decoders import Decoders, Refused
 from vlmlab.serve.media import Pictures, Policy, is_reachable
 
 PNG = encoded(noise(30, 20), "PNG")
+LATE = "picture 1: it took longer than is allowed"
 UNREACHABLE = "picture 1: its address cannot be reached safely from here"
 
 MANY = 1_000_000

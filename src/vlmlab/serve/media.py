@@ -160,9 +160,9 @@ class Pictures:
 
     def _fetch(self, url: str, most: int, end: float) -> bytes:
         with self._gate.passing(end):
-            left = round(end - time.monotonic(), 1)
+            left = end - time.monotonic()
             if left <= 0:
-                raise ValueError(f"the {self.policy.seconds:g} seconds that a request's pictures have are over")
+                raise ValueError(media.LATE)
             limits = media.Limits(left, most, self.policy.redirects)
             return media.fetch(url, limits, resolver=self._resolver, allowed=self._allowed, admits=self._admits)
 
