@@ -157,7 +157,7 @@ def words(text: str) -> list[str]:
             lower, rest, mark = word[1].lower(), word[2], word[3]
             joined = "'" not in rest or rest in _CLITICS
             if mark != "." or (len(lower) > 1 and lower not in _SHORT and joined):
-                found += _joined(word[1] + rest) if rest else _TWO.get(lower) or (lower,)
+                found.extend(_joined(word[1] + rest) if rest else _TWO.get(lower) or (lower,))
                 at = word.end()
                 continue
         if text[at].isspace():
