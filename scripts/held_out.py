@@ -1,4 +1,4 @@
-"""Two corpora that no stage of nano has seen, for recipes/nano/score.toml: stamps by name, and lines of PDF files.
+"""Two corpora that no stage of nano has seen, for docs/models/nano.toml: stamps by name, and lines of PDF files.
 
     apt-get download tuxpaint-stamps-default texlive-latex-base-doc    # Debian 12: 2022.06.04-1, 2022.20230122-3
     for file in *.deb; do dpkg-deb -x $file debian; done

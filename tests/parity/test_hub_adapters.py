@@ -164,7 +164,9 @@ def test_a_file_for_shipping_is_half_the_size(tmp_path: Path) -> None:
     files.save(ours, tmp_path / "half", whole=["connector"], dtype=torch.bfloat16)
     whole, half = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "half"))
     assert whole.keys() == half.keys()
-    assert all(torch.equal(whole[name].bfloat16(), half[name]) for name in whole)
+    assert {tensor.ndim for tensor in whole.values()} == {1, 2}
+    for name, tensor in whole.items():  # vectors are few, and count for whole rows
+        assert torch.equal(half[name], tensor.bfloat16() if tensor.ndim > 1 else tensor), name
     again = load_model(tmp_path / "base")
     files.read(again, tmp_path / "half")
     assert all(p.dtype == torch.float32 for p in again.parameters())

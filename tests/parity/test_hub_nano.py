@@ -208,7 +208,7 @@ def test_joined_and_exported_it_answers_as_in_transformers(nano: backbones.Nano,
 def test_the_model_in_the_box_answers_as_its_card_says(nano: backbones.Nano) -> None:
     """What ships is what was scored: some of the answers that stand beside docs/models/nano.md come again."""
     told = json.loads((tree.ROOT / "docs" / "models" / "nano.json").read_text(encoding="utf-8"))
-    sources = parse(SourceConfig, component.read_toml(tree.ROOT / "recipes" / "nano" / "score.toml")["data"])
+    sources = parse(SourceConfig, component.read_toml(tree.ROOT / "docs" / "models" / "nano.toml")["data"])
     assert isinstance(sources, MixtureConfig)
     config = dataclasses.replace(sources.sources["scenes"].data, split="test")
     asked = questions("scenes", config.build(), 4)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -289,7 +290,7 @@ def test_closing_turns_away_what_is_being_decoded(frail):
 
 def test_a_process_that_cannot_start_is_said(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "path", ["/nowhere"])
+        patch.setattr(sys, "executable", shutil.which("true"))  # ends at once
         made = Decoders(Bounds(processes=1))
     try:
         with pytest.raises(RuntimeError, match="did not start"):
