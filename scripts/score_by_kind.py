@@ -1,6 +1,6 @@
 """Scores of a model on the held-out pictures of a recipe's sources, by kind of question, beside two baselines.
 
-    python scripts/score_by_kind.py nano docs/models/nano.toml --ocr --out docs/models/nano.json
+    python scripts/score_by_kind.py nano docs/models/nano.toml --pictures 120 --ocr --out docs/models/nano.json
 
 Writes a JSON file with every question and answer, and prints the table as Markdown. Nothing of the `test` split was in
 training. The most frequent answers are those of the first training pictures, as many. A source of pictures with

