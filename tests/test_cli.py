@@ -47,7 +47,7 @@ def last_line(capsys):
     [
         [],
         ["--help"],
-        *([name, "--help"] for name in [*cli.COMMANDS, "data"]),
+        *([name, "--help"] for name in [*cli.ALL, "data"]),
         *(["data", name, "--help"] for name in cli.DATA),
     ],
 )

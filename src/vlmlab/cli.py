@@ -13,6 +13,7 @@ from typing import Any
 
 import tyro
 
+from vlmlab.asking_commands import ASKING
 from vlmlab.commands import COMMANDS, Stopped
 from vlmlab.data_commands import DATA
 from vlmlab.plan_command import plan
@@ -31,7 +32,7 @@ Examples:
 vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error arose.
 """
 
-ALL = {**COMMANDS, "plan": plan}
+ALL = {**ASKING, **COMMANDS, "plan": plan}
 OF_DATA = "Fetch and build corpora, say what they hold, filter them."
 
 

