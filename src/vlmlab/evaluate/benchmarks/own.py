@@ -1,0 +1,75 @@
+"""Your own benchmark: a file of questions about pictures, each with the answers that count as right.
+
+A line of JSON (or a row of a table or parquet file) has `question`, `answers` (a text or a list), and may have `image`
+or `images` (paths beside the file, URLs, or bytes), `choices` (a list; the answer is then a letter), `id` and `kind`.
+"""
+
+import dataclasses
+from typing import Any
+
+from vlmlab.data.files import Row, naming
+from vlmlab.data.rows import Rows, open_rows
+from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig, Question
+from vlmlab.evaluate.metrics import MetricConfig, Reference, exact
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(BenchmarkConfig):
+    """`metric` scores the answers; `pool` is a second such file, from which examples are drawn."""
+
+    pool: str = ""
+    metric: MetricConfig = dataclasses.field(default_factory=exact.Config)
+    max_new_tokens: int = 64
+
+
+class Own(Benchmark):
+    """Questions from a file of one's own."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.rows = open_rows(config.path, config.split)
+        self.pool = open_rows(config.pool, config.split) if config.pool else None
+        self.metric = config.metric.name
+        self.max_new_tokens = config.max_new_tokens
+
+    def count(self) -> int:
+        return len(self.rows)
+
+    def read(self, number: int) -> Question:
+        return _read(self.rows, number)
+
+    def pool_count(self) -> int:
+        return 0 if self.pool is None else len(self.pool)
+
+    def pool_read(self, number: int) -> Question:
+        assert self.pool is not None
+        return _read(self.pool, number)
+
+
+def _read(rows: Rows, number: int) -> Question:
+    row = rows[number]
+    with naming(row.place):
+        return _question(row, number)
+
+
+def _question(row: Row, number: int) -> Question:
+    values = row.values
+    given = values.get("images") or ([values["image"]] if values.get("image") else [])
+    pictures = [row.picture(value, number=at) for at, value in enumerate(given)]
+    reference = Reference(_texts(row["answers"], "answers"), _texts(values.get("choices") or [], "choices"))
+    return Question(
+        str(values.get("id", number)),
+        (*pictures, row.text("question")),
+        reference,
+        str(values.get("kind") or ""),
+    )
+
+
+def _texts(value: Any, column: str) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"column {column!r} should be a text or a list of texts, not {value!r:.80}")
+    return tuple(texts)
+
+
+PLUGIN = Own
