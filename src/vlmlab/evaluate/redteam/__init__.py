@@ -1,0 +1,1 @@
+"""Red-teaming: the behaviours that the model card names, tried once, repeatedly, in other words, and step by step."""
