@@ -70,3 +70,28 @@ def test_a_weight_that_learns_has_its_gradient():
     layer.weight.requires_grad_(True)
     layer(x).sum().backward()
     assert torch.allclose(layer.weight.grad, x.sum(0).expand(30, 48), atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_low_rank_product_beside_a_frozen_weight_is_the_sum_of_both_with_its_gradients(rows, bias):
+    layer = Linear(48, 30, bias=bias).requires_grad_(False)
+    a, b, x = torch.randn(4, 48), torch.randn(30, 4), torch.randn(*rows, 48)
+    found = []
+    for product in (
+        lambda x, a, b: products.adapted(x, layer.weight, layer.bias, a, b, 0.5),
+        lambda x, a, b: F.linear(x, layer.weight, layer.bias) + 0.5 * (x @ a.t() @ b.t()),
+    ):
+        given = [one.clone().requires_grad_() for one in (x, a, b)]
+        out = product(*given)
+        found.append([out, *torch.autograd.grad((out.sin() * torch.arange(30)).sum(), given)])
+    for ours, plain in zip(*found, strict=True):
+        assert ours.shape == plain.shape
+        assert torch.allclose(ours, plain, atol=2e-3, rtol=1e-4)
+
+
+def test_a_low_rank_product_beside_a_weight_that_learns_leaves_it_its_gradient():
+    layer, x = Linear(48, 30), torch.randn(40, 48)
+    a, b = torch.randn(4, 48), torch.randn(30, 4)
+    products.adapted(x, layer.weight, layer.bias, a, b, 0.5).sum().backward()
+    assert torch.allclose(layer.weight.grad, x.sum(0).expand(30, 48), atol=1e-4)

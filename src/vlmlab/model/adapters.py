@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from vlmlab.model.meta import without_memory
 from vlmlab.model.nf4 import NF4
-from vlmlab.model.products import ACTIVATIONS, Activation, Linear, linear
+from vlmlab.model.products import ACTIVATIONS, Activation, Linear, adapted, linear
 
 Base = Linear | NF4
 """What can be adapted: a linear layer, its weight as stored or in four bits."""
@@ -88,8 +88,11 @@ class LowRank(nn.Module):
         """How many times what is learned counts."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
-    def forward(self, x: Float[Tensor, "*n i"], out: Float[Tensor, "*n o"], base: Base) -> Float[Tensor, "*n o"]:
-        """What the layer gives for `x`, where its `base` alone gives `out`."""
+    def forward(self, x: Float[Tensor, "*n i"], base: Base) -> Float[Tensor, "*n o"]:
+        """What the layer `base` gives for `x` with this in it."""
+        if self.magnitude is None and isinstance(base, Linear) and not (self.dropout and self.training):
+            return adapted(x, base.weight, base.bias, self.a, self.b, self.scale)
+        out = base(x)
         some = F.dropout(x, self.dropout, self.training) if self.dropout else x
         low = linear(linear(some, self.a) * self.scale, self.b)
         if self.magnitude is None:
@@ -157,7 +160,7 @@ class Adapted(nn.Module):
         layer, adapter = self.merged or self.base, self.acting
         if adapter is None or layer is self.merged:
             return layer(x, activation)
-        out = adapter(x, layer(x), self.base)
+        out = adapter(x, self.base)
         return out if activation is None else ACTIVATIONS[activation](out)
 
     @property

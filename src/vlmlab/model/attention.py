@@ -127,14 +127,13 @@ def attend(
         seen = kernel(q, k, v, ends_q, ends_k, longest_q, longest_k, window_size=reach, enable_gqa=many)
         assert isinstance(seen, Tensor)
         return seen
-    parts, at_q, at_k = [], 0, 0
-    for count, queries, keys in blocks:
-        end_q, end_k = at_q + count * queries, at_k + count * keys
-        q_, k_, v_ = (
-            rearrange(x, "(s n) h k -> s h n k", s=count) for x in (q[at_q:end_q], k[at_k:end_k], v[at_k:end_k])
-        )
+    # `split`, not slices: the gradient of a slice is as large as the whole stream, once for every block.
+    queries = q.split([count * each for count, each, _ in blocks])
+    keys, values = (x.split([count * each for count, _, each in blocks]) for x in (k, v))
+    parts = []
+    for block, *some in zip(blocks, queries, keys, values, strict=True):
+        q_, k_, v_ = (rearrange(x, "(s n) h k -> s h n k", s=block[0]) for x in some)
         parts.append(rearrange(dense(q_, k_, v_, causal, window), "s h n k -> (s n) h k"))
-        at_q, at_k = end_q, end_k
     return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else q
 
 
