@@ -92,16 +92,19 @@ def data_filter(
     out: Out,
     overrides: Overrides,
     filters: Annotated[str, arg(metavar="NAME,NAME")] = "",
+    workers: int = 0,
     device: Device = "",
 ) -> None:
     """Find the samples that filters drop: counted by reason, each listed. Nothing is changed.
 
     OUT gets drops.jsonl, a line for each dropped sample, and filter.json, the counts. In a recipe, the source
     `sieved` leaves them out. Filters and their keys stand in the recipe under [filters.NAME], or follow as overrides.
+    One that was stopped, or killed, goes on where it was, when the same is said again; the drops are the same.
 
     Examples:
       vlmlab data filter emoji drops --filters nsfw
       vlmlab data filter mine.toml drops --filters pictures,repeats filters.pictures.least=200
+      vlmlab data filter mine.toml strange --filters perplexity --workers 4
       vlmlab data filter mine.toml january --filters opt_out 'filters.opt_out.lists=["january.txt"]'
 
     Args:
@@ -109,24 +112,25 @@ def data_filter(
         out: The folder to write.
         overrides: Keys to change, by their path.
         filters: Which filters, in this order (those of the recipe, where it is left out).
+        workers: How many processes, each with the filters' models in memory (0: one for each core).
         device: Where a language model reads.
     """
-    from vlmlab import component
     from vlmlab.data import sieve
+    from vlmlab.data.sieving import Sieving
     from vlmlab.evaluate import perplexity
     from vlmlab.train import run
     from vlmlab.train.log import Meter
 
+    if workers < 0:
+        raise ValueError("--workers must be 0 or more")
     config, chosen = _described(what, overrides, filters)
     if not chosen:
         raise ValueError("no filter is named: add --filters pictures,repeats, or [filters.NAME] to the recipe")
-    source = config.build()
-    built = {name: each.build() for name, each in chosen.items()}
-    with Meter("samples", len(source)) as meter:
-        found = sieve.sieve(source, built, perplexity.readers(device or run.device()), meter.advance)
-    told = {name: {**component.plain(each), "found": dict(built[name].facts())} for name, each in chosen.items()}
-    facts = {"made_by": _origin(config, 0), "data": component.plain(config), "filters": told}
-    found.save(out, facts)
+    sieving = Sieving(config, chosen, out, perplexity.readers(device or run.device()))
+    if sieving.done:
+        print(f"going on: {sieving.done} of {sieving.samples} are judged")
+    with Meter("samples", sieving.samples, sieving.done) as meter:
+        found = sieving.run(_origin(config, 0), workers, meter.advance)
     print(f"{found.summary()}\n{out / sieve.DROPS} lists them; {out / sieve.FACTS} holds the counts")
 
 

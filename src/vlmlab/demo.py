@@ -13,7 +13,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,18 @@ from vlmlab import component
 from vlmlab.batch import Sample
 from vlmlab.data.look import Reader, spell
 from vlmlab.data.look import look as look_page
-from vlmlab.data.sources import PairSource
+from vlmlab.data.mixture import Mixture
 from vlmlab.evaluate import answers, ten_way
+from vlmlab.evaluate.held_out import HeldOut, held_out, score, watch
 from vlmlab.generate.engine import Engine
 from vlmlab.model.nf4 import NF4
+from vlmlab.processor.processor import Learn
 from vlmlab.train import checkpoint, run
 from vlmlab.train import recipe as recipes
-from vlmlab.train.log import METRICS, PICTURE, Meter
-from vlmlab.train.loop import Watch
+from vlmlab.train.log import METRICS, PICTURE
 from vlmlab.train.optimizer import freeze
 from vlmlab.train.origin import Origin
 from vlmlab.train.parallel import joined
-from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe
 from vlmlab.train.run import ADAPTER, MODEL, Run
 from vlmlab.writing import write_text
@@ -81,20 +81,18 @@ def train(recipe: Recipe, folder: Path, resume: bool, device: str) -> None:
             spreads = recipe.stage.shard and not team.alone
             made = run.build(recipe, "cpu" if spreads else device or (run.device() if team.alone else str(team.device)))
             _tell_parts(made, steps)
-        held = _held_out(made)
+        held = held_out(made)
         with steps.step("Show what it will read"):
             if team.leads:
                 write_samples(made, folder / SAMPLES, 8, origin)
             steps.say(f"{folder / SAMPLES}")
         with steps.step(f"Train: {_aim(recipe)}"):
-            made = run.train(made, folder, origin, resume, _watch(made), team)
+            made = run.train(made, folder, origin, resume, watch(made), team)
             steps.say(f"{folder / MODEL}  {folder / PICTURE}")
-        held = _held_out(made) if spreads else held
-        if held is not None and team.leads:
+        held = held_out(made) if spreads else held
+        if held and team.leads:
             with steps.step("Score it on held-out pictures"):
-                after = score(made, held)
-                steps.console.print(ten_way.table({"after": after}))
-                _write_json(folder / SCORES, origin, {"after": component.plain(after)})
+                _write_json(folder / SCORES, origin, {"after": _scored(made, held, steps)})
 
 
 def look(recipe: Recipe, count: int, out: Path) -> int:
@@ -117,11 +115,14 @@ def demo(folder: Path, overrides: Sequence[str] = (), fresh: bool = False) -> No
     with steps.step("Get two pretrained backbones and join them"):
         made = run.build(recipe, run.device())
         _tell_parts(made, steps)
-    held = _held_out(made)
-    assert held is not None
+    if len(found := held_out(made)) != 1:
+        raise ValueError("the demo is of one source of titled pictures, with a [score]: vlmlab train takes any recipe")
+    (held,) = found.values()
     with steps.step("Show what it will read"):
         write_samples(made, folder / SAMPLES, 8, origin)
-        steps.say(f"{len(made.source)} pictures with titles to learn from, {len(held)} held out: {folder / SAMPLES}")
+        steps.say(
+            f"{len(made.source)} pictures with titles to learn from, {len(held.samples)} held out: {folder / SAMPLES}"
+        )
     with steps.step("Score it untrained"):
         before = _score_before(folder) or dataclasses.replace(score(made, held), choices=())
         _write_json(folder / SCORES, origin, {"before": component.plain(before)})
@@ -129,7 +130,7 @@ def demo(folder: Path, overrides: Sequence[str] = (), fresh: bool = False) -> No
             f"{before.accuracy.value:.1%} right among {before.candidates} titles (chance: {1 / before.candidates:.0%})"
         )
     with steps.step(f"Train: {_aim(recipe)}"):
-        run.train(made, folder, origin, resume, _watch(made))
+        run.train(made, folder, origin, resume, watch(made))
         steps.say(f"{folder / MODEL}  {folder / PICTURE}")
     with steps.step("Score it again"):
         after = score(made, held)
@@ -146,13 +147,14 @@ def demo(folder: Path, overrides: Sequence[str] = (), fresh: bool = False) -> No
 
 
 def write_samples(made: Run, out: Path, count: int, origin: Origin) -> int:
-    """Write the page of `count` samples spread evenly over a run's source. Returns how many it shows."""
+    """Write the page of `count` samples spread evenly over a run's sources. Returns how many it shows."""
     if count < 1:
         raise ValueError(f"the count of samples must be 1 or more, not {count}")
-    source, processor = made.source, made.processor
-    chosen = sorted({at * len(source) // count for at in range(min(count, len(source)))})
+    processor = made.processor
+    chosen = _spread(made, count)
+    learns = {id(sample): learn for _, sample, learn in chosen}
     reader = Reader(
-        process=made.process,
+        process=lambda sample: made.process(sample, learns[id(sample)]),
         spell=lambda number: spell(processor.tokenizer, number),
         placeholders=made.model.placeholders,
         image_token=processor.image_id,
@@ -160,30 +162,31 @@ def write_samples(made: Run, out: Path, count: int, origin: Origin) -> int:
         std=processor.config.std,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    samples = [(f"sample {index}", source[index]) for index in chosen]
+    samples = [(name, sample) for name, sample, _ in chosen]
     write_text(out, look_page(samples, reader, f"Samples of {made.recipe.data.name}", origin.line()))
     return len(chosen)
 
 
-def score(made: Run, held: Preparer) -> ten_way.TenWay:
-    """The ten-way score of a run's model on its held-out pictures."""
-    assert made.recipe.score is not None and isinstance(held.source, PairSource)
-    pictures = made.recipe.score.pictures or len(held)
-    others = made.preparer()
-    with Meter("pictures", min(pictures, len(held))) as meter:
-        return ten_way.ten_way(
-            made.model, made.process, held.source, made.recipe.score, made.recipe.seed, held, others, meter.advance
-        )
+def _spread(made: Run, count: int) -> list[tuple[str, Sample, Learn]]:
+    """Samples with their names, spread evenly over a source, or over each of a mixture; and what is learned of them."""
+    stock = made.stock()
+    found: list[tuple[str, Sample, Learn]] = []
+    for number, (name, shelf) in enumerate(stock.items()):
+        own = count * (number + 1) // len(stock) - count * number // len(stock)
+        source = shelf.source
+        places = sorted({at * len(source) // own for at in range(min(own, len(source)))})
+        before = f"{name}, " if len(stock) > 1 else ""
+        found += [(f"{before}sample {index}", source[index], shelf.learn) for index in places]
+    return found
 
 
-def ask(made: Run, held: Preparer, result: ten_way.TenWay, seed: int) -> list[answers.Shown]:
+def ask(made: Run, held: HeldOut, result: ten_way.TenWay, seed: int) -> list[answers.Shown]:
     """What the model says of a few held-out pictures, with the choice it made among their ten titles."""
-    assert isinstance(held.source, PairSource)
     chosen = sorted(random.Random(seed).sample(result.choices, min(ASKED, len(result.choices))), key=lambda c: c.index)
-    asked = [question(held.source[choice.index]) for choice in chosen]
+    asked = [question(held.pictures[choice.index]) for choice in chosen]
     said = Engine(made.model, made.processor).generate(asked, max_new_tokens=LONGEST)
     return [
-        answers.Shown(held.source.pair(choice.index).picture, choice, text.strip())
+        answers.Shown(held.pictures.pair(choice.index).picture, choice, text.strip())
         for choice, text in zip(chosen, said, strict=True)
     ]
 
@@ -225,24 +228,14 @@ def _score_before(folder: Path) -> ten_way.TenWay | None:
     return component.parse(ten_way.TenWay, json.loads(path.read_text(encoding="utf-8"))["before"])
 
 
-def _held_out(made: Run, split: str | None = None) -> Preparer | None:
-    """The held-out pictures of a recipe that is scored. Raises ValueError when its source has no titles."""
-    if made.recipe.score is None:
-        return None
-    if not isinstance(made.source, PairSource):
-        raise ValueError(f"[score] needs a source of titled pictures; {made.recipe.data.name!r} is none: leave it out")
-    source = dataclasses.replace(made.recipe.data, split=split or made.recipe.score.split).build()
-    return made.preparer(source)
-
-
-def _watch(made: Run) -> Watch | None:
-    wanted = made.recipe.score
-    if wanted is None or not wanted.every:
-        return None
-    held = _held_out(made, wanted.watched_split)
-    if held is None:
-        return None
-    return lambda: ten_way.losses(made.model, held, wanted.watched, made.recipe.seed)
+def _scored(made: Run, held: Mapping[str, HeldOut], steps: Steps) -> dict[str, Any]:
+    """The score, written out; of a mixture, that of each of its sources by its name."""
+    found = {name: score(made, each) for name, each in held.items()}
+    several = isinstance(made.source, Mixture)
+    for name, each in found.items():
+        steps.console.print(ten_way.table({name if several else "after": each}))
+    plain = {name: component.plain(each) for name, each in found.items()}
+    return plain if several else dict(next(iter(plain.values())))
 
 
 def _tell_parts(made: Run, steps: Steps) -> None:

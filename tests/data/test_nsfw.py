@@ -17,10 +17,14 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from data.corpora import as_lines
 from data.test_filters import Listed, made, sample
 from vlmlab.batch import Picture
+from vlmlab.component import parse
 from vlmlab.data import get as corpora
-from vlmlab.data import network, nsfw, sieve
+from vlmlab.data import network, nsfw, sieve, sieving
+from vlmlab.data.filters import FilterConfig
+from vlmlab.data.sources import SourceConfig
 
 HEAD = (
     '!function(e){if("object"==typeof exports)module.exports=e()}(function(){return 1}({1:[function(a,b,c){b.exports='
@@ -239,6 +243,24 @@ def test_pictures_are_dropped_by_their_score(package, tmp_path):
     assert shown[worst].name in found.dropped[0].detail
     with pytest.raises(ValueError, match="above 0 and below 1"):
         made("nsfw", most=1.0)
+
+
+def test_a_process_that_judges_has_a_classifier_of_its_own(package, tmp_path, monkeypatch):
+    folder = nsfw.get(tmp_path / "nsfw")
+    lines = []
+    for shade in range(0, 250, 25):
+        Image.new("RGB", (40, 30), (shade, 255 - shade, 7)).save(tmp_path / f"{shade}.png")
+        lines.append({"text": "<image>", "images": [f"{shade}.png"]})
+    data = parse(SourceConfig, {"name": "jsonl", "path": str(as_lines(tmp_path / "mine.jsonl", lines))})
+    source, rule = data.build(), made("nsfw", model=str(folder))
+    rule.prepare(source)
+    scores = sorted(judged.score for index in range(10) for judged in rule.judge(source[index]))
+    config = parse(FilterConfig, {"name": "nsfw", "model": str(folder), "most": (scores[4] + scores[5]) / 2})
+    monkeypatch.setattr(sieving, "FEWEST", 5)
+    alone = sieving.Sieving(data, {"nsfw": config}, tmp_path / "a").run({}, 1)
+    assert len(alone.dropped) == 5
+    monkeypatch.setattr(sieving, "on_processes", lambda make, tasks, workers: map(make, tasks))
+    assert sieving.Sieving(data, {"nsfw": config}, tmp_path / "b").run({}, 2) == alone
 
 
 def test_the_threshold_drops_whatever_the_likeliest_class_would():

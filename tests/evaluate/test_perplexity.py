@@ -2,13 +2,19 @@
 
 import json
 import math
+import random
 
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from data import corpora
 from model.tiny import scramble
+from vlmlab.component import parse
+from vlmlab.data import sieve, sieving
+from vlmlab.data.filters import FilterConfig
+from vlmlab.data.sources import SourceConfig
 from vlmlab.evaluate import perplexity
 from vlmlab.hub.assemble import read_language
 
@@ -50,6 +56,22 @@ def test_a_model_is_loaded_once(backbone, monkeypatch):
     first = loads(str(backbone[0]))
     monkeypatch.setattr(perplexity, "read_language", None)
     assert loads(str(backbone[0])) is first
+
+
+@pytest.mark.slow
+def test_several_processes_judge_with_a_model_each(backbone, tmp_path):
+    """Three pieces on two processes: the same bytes as by this one."""
+    generator = random.Random(0)
+    lines = [{"text": " ".join(f"w{generator.randrange(59)}" for _ in range(20))} for _ in range(160)]
+    data = parse(SourceConfig, {"name": "jsonl", "path": str(corpora.as_lines(tmp_path / "mine.jsonl", lines))})
+    keys = {"name": "perplexity", "model": str(backbone[0]), "measured": 40, "share": 0.1}
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        made = sieving.Sieving(data, {"perplexity": parse(FilterConfig, keys)}, out, perplexity.readers())
+        assert 0 < len(made.run({}, workers).dropped) < 80
+        found.append([(out / name).read_bytes() for name in (sieve.DROPS, sieve.FACTS)])
+    assert found[0] == found[1]
 
 
 def test_a_tower_is_no_language_model(tmp_path):

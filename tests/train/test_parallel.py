@@ -27,14 +27,19 @@ def nursery():
     nursery.close()
 
 
-def recipe(folder: Path, pictures: float = 1, **changes) -> Path:
-    """Pictures and sums without any, so that passes differ from process to process, in number too."""
+def recipe(folder: Path, pictures: float = 1, score: int = 0, **changes) -> Path:
+    """Pictures and sums without any, so that passes differ from process to process, in number too.
+
+    Every `score` steps (0: never) held-out pictures are measured.
+    """
     folder.mkdir(exist_ok=True)
     stage = {"steps": 6, "batch": 8, "window": 2, "tokens": 70, "noise": 1.0, "save_every": 1, "keep": 9, "lr": 3e-4}
     stage |= {"train": ["vision", "connector", "language"], **changes}
     path = tiny.recipe(folder, stage=stage)
     data = component.read_toml(path)
-    del data["score"]
+    data["score"]["every"] = score
+    if not score:
+        del data["score"]
     lines = [[("user", f"{n} + {n}?"), ("assistant", f"{2 * n}, " * (n % 7 + 1))] for n in range(50)]
     told = [{"messages": [{"role": role, "content": text} for role, text in line]} for line in lines]
     (folder / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told), encoding="utf-8")
@@ -92,6 +97,35 @@ def test_two_processes_are_as_one(nursery, tmp_path, case):
         assert any(images) and 0 in images[images.index(max(images)) :]
     spread = (checkpoint.latest(tmp_path / "2").folder / shards.STEPS).exists()
     assert spread == ("shard" in CASES[case])
+
+
+SCORED = {
+    "plain": {},
+    "sharded": {"shard": True},
+    "sharded, frozen tower": {"shard": True, "train": ["connector"], "precision": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("case", SCORED)
+def test_two_processes_measure_what_one_does(nursery, tmp_path, case):
+    """While they train, and then: the same scores, and losses as if nothing had been measured."""
+    for size, score in ((1, 2), (2, 2), (2, 0)):
+        path = recipe(tmp_path / f"of {size}{score}", score=score, steps=4, **SCORED[case])
+        status = nursery.run(["train", path, "--out", tmp_path / f"{size}{score}"], tmp_path / "said", size)
+        assert status == [0] * size, Path(f"{tmp_path}/said.0").read_text()
+    one, two, unscored = (tmp_path / name for name in ("12", "22", "20"))
+    assert losses(two) == pytest.approx(losses(one), rel=1e-6) and losses(two) == losses(unscored)
+    (alone, together) = ([r for r in read_metrics(run) if r["kind"] == "score"] for run in (one, two))
+    assert [r["step"] for r in together] == [0, 2, 4] == [r["step"] for r in alone]
+    for expected, found in zip(alone, together, strict=True):
+        assert found.keys() == {"kind", "step", "right", "shuffled", "right_by_source", "shuffled_by_source"}
+        assert found["right_by_source"] == {"squares": found["right"]}
+        for key in ("right", "shuffled"):
+            assert found[key] == pytest.approx(expected[key], rel=1e-5)
+    assert together[0]["right"] != together[2]["right"]
+    told = [json.loads((run / "scores.json").read_text())["after"]["squares"] for run in (one, two)]
+    assert told[0]["pictures"] == told[1]["pictures"] == 24
+    assert told[1]["right"] == pytest.approx(told[0]["right"], rel=1e-5)
 
 
 @pytest.mark.parametrize("shard", [False, True])

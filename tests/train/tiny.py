@@ -67,7 +67,8 @@ class Colours(PairSource):
     """Squares of different sizes: `Which?<image>` and then the colour's name."""
 
     def __init__(self, config: Config | int = 24) -> None:
-        self.count = config.count if isinstance(config, Config) else config
+        config = config if isinstance(config, Config) else Config(count=config)
+        self.count, self.split = config.count, config.split
 
     def __len__(self) -> int:
         return self.count

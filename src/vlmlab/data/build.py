@@ -9,32 +9,24 @@ died is made again, to the same bytes. So it does not matter who makes it: this 
 Ray cluster that share the folder. Nothing that is written has a date, a place or a process in it.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import importlib.metadata
 import json
 import logging
-import multiprocessing
 import os
-import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.process import parent_process
 from pathlib import Path
 from typing import Any
 
 from vlmlab import component
 from vlmlab.data.builders import Builder, BuilderConfig, Tally
+from vlmlab.data.work import Record, Work, on_processes
 from vlmlab.writing import PARTIAL, write, write_text
 
-MANIFEST, DROPPED, WORK = "manifest.json", "dropped.jsonl", ".work"
-_HEADER = "header.json"
-
-Record = dict[str, Any]
-"""What is known of a finished shard."""
+MANIFEST, DROPPED = "manifest.json", "dropped.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +48,7 @@ class Build:
         Raises ValueError when the folder holds a build of another input or with other settings.
         """
         self.config, self.out = config, out.expanduser()
+        self.work = Work(self.out)
         text = json.dumps(component.plain(config), sort_keys=True)
         self.plain = text
         self.place = str(place.expanduser().resolve())
@@ -96,31 +89,29 @@ class Build:
 
     def _begin(self) -> bool:
         """Make the folder ready. Returns whether the corpus is there already, whole."""
-        held = next((path for path in (self.out / MANIFEST, self.out / WORK / _HEADER) if path.is_file()), None)
-        if held is not None:
-            told = json.loads(held.read_text(encoding="utf-8"))
-            for key, value in self.header.items():
-                if told.get(key) != value:
-                    what = "files" if key == "input" else f"{key} {told.get(key)!r}"
-                    raise ValueError(f"{self.out} holds a corpus that was built of other {what}: choose a new folder")
-        if held is not None and held.name == MANIFEST:
-            shutil.rmtree(self.out / WORK, ignore_errors=True)
+        whole = self.out / MANIFEST
+        begun = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else self.work.header()
+        held = self.header if begun is None else begun
+        for key, value in self.header.items():
+            if held.get(key) != value:
+                what = "files" if key == "input" else f"{key} {held.get(key)!r}"
+                raise ValueError(f"{self.out} holds a corpus that was built of other {what}: choose a new folder")
+        if whole.is_file():
+            self.work.end()
             return True
         for left in self.out.rglob(f"{PARTIAL}*"):
             left.unlink(missing_ok=True)
-        write_text(self.out / WORK / _HEADER, json.dumps(self.header, indent=1) + "\n")
+        self.work.begin(self.header)
         return False
 
     def _is_done(self, number: int) -> bool:
-        try:
-            record = json.loads(_record(self.out, number).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return False
-        return record["file"] is None or (self.out / record["file"]).is_file()
+        record = self.work.read(number)
+        return record is not None and (record["file"] is None or (self.out / record["file"]).is_file())
 
     def _finish(self) -> None:
         """Write what was dropped and, last of all, the manifest."""
-        records = [json.loads(_record(self.out, n).read_text(encoding="utf-8")) for n in range(self.shards)]
+        records = [record for n in range(self.shards) if (record := self.work.read(n)) is not None]
+        assert len(records) == self.shards
         listed = ({"unit": unit, "kind": kind, "detail": told} for r in records for unit, kind, told in r["listed"])
         write_text(self.out / DROPPED, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in listed))
         dropped: Counter[str] = Counter()
@@ -135,7 +126,7 @@ class Build:
             ],
         }
         write_text(self.out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        shutil.rmtree(self.out / WORK)
+        self.work.end()
 
 
 def make(task: Task) -> int:
@@ -164,12 +155,8 @@ def make(task: Task) -> int:
         "dropped": dict(tally.dropped),
         "listed": tally.listed,
     }
-    write_text(_record(out, task.number), json.dumps(record, ensure_ascii=False) + "\n")
+    Work(out).write(task.number, record)
     return task.number
-
-
-def _record(out: Path, number: int) -> Path:
-    return out / WORK / f"{number:05}.json"
 
 
 @functools.lru_cache(maxsize=2)
@@ -186,28 +173,7 @@ def _made(tasks: Sequence[Task], workers: int, ray: bool) -> Iterator[int]:
     elif min(workers, len(tasks)) <= 1:
         yield from map(make, tasks)
     else:
-        # Fresh processes: what this one has open (threads, pdfium, parquet) is not safe to copy.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(workers, len(tasks)), context, _follow) as pool:
-            waiting = [pool.submit(make, task) for task in tasks]
-            try:
-                for future in concurrent.futures.as_completed(waiting):
-                    yield future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _follow() -> None:
-    """Let a worker end when whoever started it is gone, even killed: nobody would take its results."""
-
-    def wait() -> None:
-        above = parent_process()
-        if above is not None:
-            above.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+        yield from on_processes(make, tasks, workers)
 
 
 def _on_ray(tasks: Sequence[Task]) -> Iterator[int]:

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,16 @@ class Drop:
     filter: str
     kind: str
     detail: str
+
+    @staticmethod
+    def of(told: Any) -> "Drop":
+        """The drop that was written as an object of JSON. Raises ValueError where it is none."""
+        kinds = {field.name: field.type for field in dataclasses.fields(Drop)}
+        if not isinstance(told, Mapping) or told.keys() != kinds.keys():
+            raise ValueError(f"a line should be an object with {', '.join(kinds)}")
+        if not isinstance(told["index"], int) or not all(isinstance(told[k], str) for k in kinds.keys() - {"index"}):
+            raise ValueError("`index` should be a whole number and all else text")
+        return Drop(told["index"], told["filter"], told["kind"], told["detail"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Sieved:
 
     def save(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write the drops, and then `facts` with the counts: a folder that has the second is whole."""
+        (folder / FACTS).unlink(missing_ok=True)  # of other drops
         self.write(folder / DROPS)
         total = len(self.kept) + len(self.dropped)
         told = {**facts, "samples": total, "kept": len(self.kept), "dropped": self.counts()}
@@ -72,22 +83,18 @@ class Sieved:
         dropped = []
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
-                dropped.append(_drop(json.loads(line)))
+                dropped.append(Drop.of(json.loads(line)))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from None
             if not 0 <= dropped[-1].index < total:
                 raise ValueError(f"{path}, line {number}: sample {dropped[-1].index} is not one of {total}")
+        return Sieved.of(dropped, total)
+
+    @staticmethod
+    def of(dropped: Sequence[Drop], total: int) -> "Sieved":
+        """What is left of `total` samples when these are dropped."""
         gone = {drop.index for drop in dropped}
         return Sieved(tuple(index for index in range(total) if index not in gone), tuple(dropped))
-
-
-def _drop(told: Any) -> Drop:
-    kinds = {field.name: field.type for field in dataclasses.fields(Drop)}
-    if not isinstance(told, Mapping) or told.keys() != kinds.keys():
-        raise ValueError(f"a line should be an object with {', '.join(kinds)}")
-    if not isinstance(told["index"], int) or not all(isinstance(told[key], str) for key in kinds.keys() - {"index"}):
-        raise ValueError("`index` should be a whole number and all else text")
-    return Drop(told["index"], told["filter"], told["kind"], told["detail"])
 
 
 def sieve(
@@ -103,19 +110,24 @@ def sieve(
     """
     for each in filters.values():
         each.prepare(source, readers)
-    kept: list[int] = []
-    dropped: list[Drop] = []
+    dropped = []
     for index in range(len(source)):
+        dropped += judged(source, filters, range(index, index + 1))
+        advance(1)
+    return Sieved.of(dropped, len(source))
+
+
+def judged(source: Source, filters: Mapping[str, Filter], numbers: Iterable[int]) -> list[Drop]:
+    """Those of some samples that are dropped, by filters that are prepared."""
+    dropped = []
+    for index in numbers:
         try:
             drop = _verdict(index, source[index], filters)
         except (ValueError, OSError) as error:
             drop = Drop(index, UNREADABLE, type(error).__name__, str(error))
-        if drop is None:
-            kept.append(index)
-        else:
+        if drop is not None:
             dropped.append(drop)
-        advance(1)
-    return Sieved(tuple(kept), tuple(dropped))
+    return dropped
 
 
 def _verdict(index: int, sample: Sample, filters: Mapping[str, Filter]) -> Drop | None:

@@ -1,5 +1,6 @@
 """How likely a model finds given answers: a prompt is read once, then all its answers together."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from vlmlab.batch import IGNORE, Batch, Images
 from vlmlab.model.cache import Cache
 from vlmlab.model.vlm import VLM
+from vlmlab.train.parallel import sharded
 from vlmlab.train.prepare import Prepared
 
 
@@ -51,17 +53,20 @@ def cut(sample: Prepared) -> tuple[Prompt, Reply]:
     return prompt, Reply(said, sample.targets[first : last + 1] != IGNORE)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def likelihoods(
     model: VLM, prompts: Sequence[Prompt], replies: Sequence[Sequence[Reply]], together: int = 8
 ) -> list[list[float]]:
     """The log-probability (nats, summed over its tokens) of each of a prompt's replies, for every prompt.
 
-    Prompts are read `together` at a time, pictures once each; every reply continues a copy of its prompt's cache.
+    Prompts are read `together` at a time, pictures once each; every reply continues a copy of its prompt's cache. Where
+    a model is sharded, all its processes call this with the same.
     """
     found: list[list[float]] = []
-    for start in range(0, len(prompts), together):
-        found += _group(model, prompts[start : start + together], replies[start : start + together])
+    # Weights that were gathered in inference mode could not be gathered again to learn.
+    with contextlib.nullcontext() if sharded(model) else torch.inference_mode():
+        for start in range(0, len(prompts), together):
+            found += _group(model, prompts[start : start + together], replies[start : start + together])
     return found
 
 

@@ -1,5 +1,7 @@
 """How surprised a language model is by a text: what the filter `perplexity` is handed."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,20 +19,35 @@ NANO = "nano"
 _CHUNK = 256  # positions whose logits are in memory at a time
 
 
-def readers(device: str = "cpu") -> Callable[[str], Callable[[str, int], tuple[float, int]]]:
-    """Loads language models by name: `nano`, a backbone's folder, or its name on the hub; each is loaded once."""
-    loaded: dict[str, Callable[[str, int], tuple[float, int]]] = {}
-
-    def load(name: str) -> Callable[[str, int], tuple[float, int]]:
-        if name not in loaded:
-            folder: Path = get_nano().language if name == NANO else locate(name)
-            loaded[name] = reader(*read_language(folder, device))
-        return loaded[name]
-
-    return load
+Reader = Callable[[str, int], tuple[float, int]]
 
 
-def reader(language: Language, tokenizer: Tokenizer) -> Callable[[str, int], tuple[float, int]]:
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """Loads language models by name: `nano`, a backbone's folder, or its name on the hub. It can be sent to processes.
+
+    Each of them loads a model once, and keeps it.
+    """
+
+    device: str
+
+    def __call__(self, name: str) -> Reader:
+        """The language model as a reader, see `reader`. Raises ValueError where there is none."""
+        return _loaded(name, self.device)
+
+
+def readers(device: str = "cpu") -> Loading:
+    """What loads language models to a device."""
+    return Loading(device)
+
+
+@functools.cache
+def _loaded(name: str, device: str) -> Reader:
+    folder: Path = get_nano().language if name == NANO else locate(name)
+    return reader(*read_language(folder, device))
+
+
+def reader(language: Language, tokenizer: Tokenizer) -> Reader:
     """Reads the first so many tokens of a text: the surprise in nats of all but the first, and how many those are.
 
     What the tokenizer begins a text with counts as a token. A text is read alone, so that the result is the same in any

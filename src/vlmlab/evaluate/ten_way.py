@@ -178,6 +178,10 @@ def ten_way(
     )
 
 
+LOSSES = ("right", "shuffled")
+"""What `losses` tells: with the pictures' own titles, and with each other's."""
+
+
 def losses(model: VLM, samples: Preparer, count: int, seed: int) -> dict[str, float]:
     """The loss of `count` samples' answers with their own pictures and with each other's, in nats per token."""
     model.eval()

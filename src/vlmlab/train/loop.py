@@ -7,9 +7,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ class Interrupted(Exception):
         self.step, self.place, self.signal = step, place, number
 
 
-Watch = Callable[[], dict[str, float]]
+Watch = Callable[[], Mapping[str, Any]]
 """Measures the model as it is; what it returns is written to the metrics."""
 
 
@@ -67,7 +68,7 @@ def fit(
     too many samples are broken; ValueError when the samples are no longer those that the checkpoint was trained on;
     OSError when the disk is full (earlier checkpoints are whole).
     """
-    _check(stage, team, watch)
+    _check(stage, team)
     if stage.shard and not team.alone:
         spread(model, stage, team)
     objective, adam, trained = stage.objective.build(), optimizer(model, stage), freeze(model, stage)
@@ -121,12 +122,8 @@ def fit(
     return stage.steps - start
 
 
-def _check(stage: Stage, team: Team, watch: Watch | None) -> None:
-    """Raise ValueError for processes that would have nothing to do, and for what they cannot do together yet."""
-    if stage.shard and not team.alone and watch is not None:
-        raise ValueError(
-            "a sharded model cannot be measured while it trains: say score.every = 0, or stage.shard = false"
-        )
+def _check(stage: Stage, team: Team) -> None:
+    """Raise ValueError for processes that would have nothing to do."""
     count = stage.batch // stage.together
     if team.size > count:
         raise ValueError(

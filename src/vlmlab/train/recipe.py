@@ -151,12 +151,13 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What is measured on the held-out samples of a source of titled pictures.
+    """What is measured on the held-out samples of a source of titled pictures, or of each that a mixture has.
 
     Each of `pictures` (0: all) of `split` chooses its title among `candidates` of the same category, against what the
     titles' likelihoods are with `others` training pictures (0: by plain likelihood); `resamples` is that of the
     bootstrap. Every `every` steps (0: never) the losses of `watched` pictures of `watched_split`, with
-    their own pictures and with each other's, are written to the metrics.
+    their own pictures and with each other's, are written to the metrics. `sources` names those of a mixture that are
+    measured on, where it is not all that have titles.
     """
 
     split: str = "test"
@@ -167,6 +168,7 @@ class Score:
     every: int = 0
     watched: int = 64
     watched_split: str = "validation"
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vlmlab.batch import Batch, Sample
 from vlmlab.data.mixture import Mixture, measured, shares
-from vlmlab.data.reading import Reader, shelves
+from vlmlab.data.reading import Reader, Shelf, shelves
 from vlmlab.data.sources import Source
 from vlmlab.data.stream import Order
 from vlmlab.hub import adapters
@@ -35,7 +35,6 @@ from vlmlab.train.optimizer import adapt, freeze, whole
 from vlmlab.train.origin import Origin
 from vlmlab.train.parallel import ALONE, Team, sharded
 from vlmlab.train.parallel import whole as gathered
-from vlmlab.train.prepare import Preparer
 from vlmlab.train.recipe import RESOLVED, Recipe, Start
 from vlmlab.writing import write_text
 
@@ -52,9 +51,14 @@ class Run:
     processor: Processor
     source: Source
 
-    def process(self, sample: Sample) -> Batch:
-        """One sample as a batch of one row with targets, as the recipe's stage learns."""
-        return self.processor([sample], learn=self.recipe.stage.learn)
+    def process(self, sample: Sample, learn: Learn | None = None) -> Batch:
+        """One sample as a batch of one row with targets, as the recipe's stage learns where `learn` does not say."""
+        return self.processor([sample], learn=learn or self.recipe.stage.learn)
+
+    def stock(self) -> dict[str, Shelf]:
+        """The sources by name, and how their samples are read."""
+        stage = self.recipe.stage
+        return shelves(self.source, self.recipe.data.name, stage.learn, stage.tokens)
 
     def encode(self, sample: Sample, learn: Learn, options: Options) -> Encoded:
         """One sample as token ids and patches."""
@@ -65,10 +69,6 @@ class Run:
         """Whether the vision tower stays as it is, so that what it sees may be kept."""
         return not self.recipe.stage.learns("vision")
 
-    def preparer(self, source: Source | None = None) -> Preparer:
-        """Prepared samples of a source (the training one by default), to be measured on."""
-        return Preparer(self.model, self.process, self.source if source is None else source, self.frozen)
-
     def feed(self, known: Mapping[str, str] | None = None) -> tuple[Feed, Ledger]:
         """The stream of the recipe's samples, and the ledger of what it gives.
 
@@ -77,7 +77,7 @@ class Run:
         """
         recipe, source, config = self.recipe, self.source, self.processor.config
         stage = recipe.stage
-        stock = shelves(source, recipe.data.name, stage.learn, stage.tokens)
+        stock = self.stock()
         reader = Reader(stock, self.encode, self.processor.image_id, recipe.seed)
         lengths = {name: len(shelf.source) for name, shelf in stock.items()}
         if isinstance(source, Mixture):

@@ -49,6 +49,14 @@ class Filter:
         """What it measured, or judges with, that its config does not say; written beside the drops."""
         return {}
 
+    def fingerprint(self) -> str:
+        """What tells the files that it was made from, before `prepare`, from others; empty where it reads none."""
+        return ""
+
+    def settled(self, config: FilterConfig) -> FilterConfig:
+        """Its config with what `prepare` measured: one that is made from it judges alike, and measures nothing."""
+        return config
+
 
 @dataclasses.dataclass(frozen=True)
 class Judged:

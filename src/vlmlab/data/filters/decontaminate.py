@@ -97,6 +97,15 @@ class Decontaminate(Filter):
                     self.passages.setdefault(_number(run), run)
         self.hashes = np.array(hashes, np.uint64)
 
+    def fingerprint(self) -> str:
+        """A hash of the evaluation sets' pictures, by what they are compared by, and passages."""
+        told = hashlib.sha256(self.hashes.tobytes())
+        for name, small in self.pictures:
+            told.update(name.encode() + b"\0" + small.tobytes())
+        for number in sorted(self.passages):
+            told.update(number.to_bytes(8))
+        return told.hexdigest()
+
     def why_not(self, sample: Sample) -> Reason | None:
         """Reasons: `picture`, `text`."""
         for picture in sample.pictures:

@@ -4,6 +4,7 @@ Run it again when a list grows: the drops, listed by `sieve`, are the samples to
 """
 
 import dataclasses
+import hashlib
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,11 @@ class OptOut(Filter):
                     self.domains.add(entry.casefold().removeprefix("*.").strip("."))
                 else:
                     raise ValueError(f"{path}, line {number}: {entry!r:.80} is neither an address nor a domain")
+
+    def fingerprint(self) -> str:
+        """A hash of all that is listed."""
+        listed = [*sorted(self.addresses), "", *sorted(self.domains)]
+        return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
     def why_not(self, sample: Sample) -> Reason | None:
         """Reasons: `address`, `domain`."""

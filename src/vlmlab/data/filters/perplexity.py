@@ -87,5 +87,9 @@ class Perplexity(Judging):
         """The perplexity at which the worst begin, and on how many texts it was measured."""
         return {"most": self.most, "measured": self.seen}
 
+    def settled(self, config: FilterConfig) -> FilterConfig:
+        """With `most`, where the worst begin."""
+        return dataclasses.replace(self.config, most=self.most)
+
 
 PLUGIN = Perplexity
