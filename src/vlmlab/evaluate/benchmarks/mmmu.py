@@ -54,9 +54,8 @@ class MMMU(Published):
             kinds = [_subject(identity(row, "id")) for row in self.only(self.rows, ("id",))]
             for subject in config.subjects:
                 if subject not in kinds:
-                    raise ValueError(
-                        f"{config.name}: no subject {subject!r}; there are {', '.join(sorted(set(kinds)))}"
-                    )
+                    known = ", ".join(sorted(set(kinds)))
+                    raise ValueError(f"{config.name} has no subject {subject!r}; it has {known}")
             self.numbers = [number for number, kind in enumerate(kinds) if kind in config.subjects]
 
     def count(self) -> int:
