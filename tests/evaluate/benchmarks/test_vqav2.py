@@ -159,3 +159,18 @@ def test_a_column_that_is_missing_is_named(tmp_path):
     )
     with pytest.raises(ValueError, match=r"testdev\.parquet, row 0: there is no column 'image'"):
         made(tmp_path).question(0)
+
+
+@pytest.mark.parametrize(("people", "score"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
+def test_people_who_agree_are_worth_what_the_authors_say(tmp_path, people, score):
+    """visualqa.org/evaluation: one human of ten 30 %, two 60 %, three 90 %, four and more all."""
+    layouts.vqa_official(tmp_path)
+    path = tmp_path / ANNOTATIONS
+    told = json.loads(path.read_text())
+    for one in told["annotations"]:
+        for at, answer in enumerate(one["answers"]):
+            answer["answer"] = "2" if at < people else f"other {at}"
+    path.write_text(json.dumps(told))
+    benchmark = made(tmp_path, split="validation")
+    assert benchmark.score(["two"], [benchmark.question(0)])[0].value == pytest.approx(score if people < 10 else 0.0)
+    assert benchmark.score(["2"], [benchmark.question(0)])[0].value == pytest.approx(score)
