@@ -284,7 +284,7 @@ def test_a_hub_id_is_fetched_and_read(exported: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     model, processor = vlmlab.load("HuggingFaceM4/idefics2-8b", revision="main")
     assert asked.pop("allow_patterns") == ["*.safetensors", "*.json", "*.toml"]
-    assert asked == {"name": "HuggingFaceM4/idefics2-8b", "revision": "main"}
+    assert asked == {"name": "HuggingFaceM4/idefics2-8b", "revision": "main", "repo_type": "model"}
     assert same(model, vlmlab.load_model(exported)) and processor.vocabulary == 64
 
 

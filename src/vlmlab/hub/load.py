@@ -7,13 +7,12 @@ Weights go straight to their device and dtype. On the CPU, in the dtype they are
 file: nothing is read until it is used. Only safetensors, JSON and TOML are ever read.
 """
 
-import re
 from pathlib import Path
 
 import torch
 
 from vlmlab import component
-from vlmlab.hub import adapters, configs, files, fill, names, settings
+from vlmlab.hub import adapters, configs, files, fill, names, repository, settings
 from vlmlab.hub.files import Weights
 from vlmlab.model.meta import without_memory
 from vlmlab.model.vlm import VLM, VLMConfig
@@ -135,7 +134,7 @@ def locate(folder: Path | str, revision: str | None = None) -> Path:
         return get_model()
     if path.is_file():
         raise ValueError(f"{path} is a file; give the folder that holds it")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+    if not repository.is_name(str(folder)):
         raise ValueError(f"{folder} is no folder, no hub id such as HuggingFaceM4/idefics2-8b, and not {NANO}")
     return from_hub(str(folder), revision)
 
@@ -145,23 +144,8 @@ def from_hub(name: str, revision: str | None = None) -> Path:
 
     Raises ValueError that says how to do without a network.
     """
-    import huggingface_hub
-    from huggingface_hub import errors
-
     instead = "or give a local folder with the repository's files (config.json, *.safetensors, tokenizer.json)"
-    try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(PATTERNS)))
-    except errors.GatedRepoError:
-        raise ValueError(f"{name} on the hub asks you to accept its terms: do, and log in, {instead}") from None
-    except errors.RevisionNotFoundError:
-        raise ValueError(f"{name} on the hub has no revision {revision!r}") from None
-    except errors.RepositoryNotFoundError:
-        raise ValueError(
-            f"there is no {name} here as a folder, nor on the hub for you; mind the spelling, {instead}"
-        ) from None
-    except (OSError, errors.LocalEntryNotFoundError, errors.HfHubHTTPError, errors.HFValidationError) as error:
-        told = str(error).splitlines()[0][:200]
-        raise ValueError(f"cannot fetch {name} from the hub ({told}): see to the network, {instead}") from None
+    return repository.fetch(name, PATTERNS, instead, revision)
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -9,6 +9,10 @@ from typing import Any
 
 from vlmlab.data.files import File, naming
 
+# The library's limit of 128 KiB a value guards nothing here, where a row is read whole before it is parted; and there
+# are tables that hold pictures in base64.
+csv.field_size_limit(2**31 - 1)
+
 
 class Table(File):
     """The rows of one file: values parted by commas, or by tabs where the file's name ends in `.tsv`.

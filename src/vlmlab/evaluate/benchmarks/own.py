@@ -29,19 +29,23 @@ class Own(Benchmark):
         super().__init__(config)
         self.rows = open_rows(config.path, config.split)
         self.pool = open_rows(config.pool, config.split) if config.pool else None
-        self.metric = config.metric.name
+        self.metric, self.variant = config.metric.name, config.metric.variant
         self.max_new_tokens = config.max_new_tokens
 
     def count(self) -> int:
+        """How many there are."""
         return len(self.rows)
 
     def read(self, number: int) -> Question:
+        """Question number `number`. Raises ValueError naming the file and the row."""
         return _read(self.rows, number)
 
     def pool_count(self) -> int:
+        """How many questions there are to draw examples from."""
         return 0 if self.pool is None else len(self.pool)
 
     def pool_read(self, number: int) -> Question:
+        """Question number `number` of those that examples are drawn from."""
         assert self.pool is not None
         return _read(self.pool, number)
 
