@@ -92,6 +92,26 @@ def test_a_run_that_was_killed_goes_on(place, tmp_path):
     assert lines[: len(first)] == first and len({json.loads(line)["key"] for line in lines}) == len(lines) == 12
 
 
+def test_scores_stand_against_visual_tokens(place, tmp_path, capsys):
+    asked = f"own={place / 'questions.jsonl'}"
+    words = ["pareto", str(place / "model"), asked, "own.max_new_tokens=3", "own.limit=4"]
+    assert cli.main([*words, "--device", "cpu", "--out", str(tmp_path), "--longest", "20", "36"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "20 3.0 0.0 [0.0, " in said and "36 split 15.0 0.0 [" in said and "best of each question 3.0" in said
+    assert "36 pixels, split - whole = 0.0 [0.0, 0.0]; wins 0, losses 0, ties 4" in said
+    told = json.loads((tmp_path / "own-pareto.json").read_text())
+    assert [(p["longest"], p["split"], p["visual_tokens"]) for p in told["points"]] == [
+        (20, False, 3.0),
+        (20, True, 15.0),
+        (36, False, 3.0),
+        (36, True, 15.0),
+    ]
+    assert told["need_splitting"] == [] and told["made_by"]["command"]
+    assert "20 px" in (tmp_path / "own-pareto.svg").read_text() and (tmp_path / "own-split.html").is_file()
+    assert cli.main([*words, "two=x", "two.name=own"]) == 2
+    assert "one benchmark at a time" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -104,7 +124,7 @@ def test_a_run_that_was_killed_goes_on(place, tmp_path):
         (["own=q.jsonl", "--draws", "3"], "own shows no examples"),
         (["own=q.jsonl", "--variant", "lmms"], "has no variant 'lmms'; it has official"),
         (["gone.toml"], "no such file: gone.toml"),
-        (["own=q.jsonl", "--served", "x"], "belong to an address"),
+        (["own=q.jsonl", "--key-variable", "x"], "belongs to an address"),
     ],
 )
 def test_what_is_wrong_is_one_line(place, more, told, capsys, tmp_path, monkeypatch):
@@ -139,7 +159,13 @@ def test_a_file_names_benchmarks(tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [("runs/demo/model", "demo"), ("nano", "nano"), ("HuggingFaceM4/idefics2-8b", "idefics2-8b"), ("..", "model")],
+    [
+        ("runs/demo/model", "demo"),
+        ("nano", "nano"),
+        ("HuggingFaceM4/idefics2-8b", "idefics2-8b"),
+        ("..", "model"),
+        ("http://h:1/v1#a/b", "b"),
+    ],
 )
 def test_a_folder_is_named_after_the_model(model, name):
     assert suite.folder_name(model) == name

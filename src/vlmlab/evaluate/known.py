@@ -60,7 +60,7 @@ class Known:
 
 def _read(line: bytes) -> tuple[str, Reply] | None:
     told: Any = None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         told = json.loads(line)
     if not isinstance(told, dict) or set(told) != {"key", *_KINDS} or not isinstance(told["key"], str):
         return None

@@ -42,10 +42,14 @@ Show = Callable[[int, Record], Sequence[PIL.Image.Image]]
 
 @dataclasses.dataclass(frozen=True)
 class Shower:
-    """Opens the pictures of a benchmark again for a page; none where its files have gone, or are others."""
+    """Opens the pictures of a benchmark again for a page; none where its files have gone, or are others.
+
+    They have `side` pixels along the longer side, at most.
+    """
 
     benchmark: Benchmark | None
     fetch: Fetch | None = None
+    side: int = SIDE
 
     def __call__(self, number: int, record: Record) -> list[PIL.Image.Image]:
         """The pictures of question `number`, small."""
@@ -59,7 +63,7 @@ class Shower:
 
     def _small(self, picture: Picture) -> PIL.Image.Image:
         image = open_picture(picture, self.fetch)
-        image.thumbnail((SIDE, SIDE))
+        image.thumbnail((self.side, self.side))
         return image
 
 

@@ -79,7 +79,7 @@ class Served(Answerer):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise ValueError(f"{_bare(address)} is no address of a server such as http://127.0.0.1:8000/v1")
         if not served:
-            raise ValueError(f"which model at {address}? add --served NAME")
+            raise ValueError(f"which model at {address}? write {address}#NAME")
         if not secret.isascii() or any(letter.isspace() for letter in secret):
             raise ValueError("the key should be letters, digits and signs, without spaces")
         self.address, self.served, self.secret = address.rstrip("/"), served, secret
@@ -180,7 +180,7 @@ def _reply(whole: bytes, writing: Writing, seconds: float) -> Reply:
         choice = told["choices"][0]
         text = choice["message"]["content"]
         usage = told.get("usage") or {}
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reply("", "", seconds=seconds, error=f"the answer cannot be read: {whole[:200]!r}")
     if text is None:
         text = ""  # a refusal stands in a field of its own, or nowhere

@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vlmlab import component, media
-from vlmlab.evaluate import card, metrics, suite
+from vlmlab.data.filters.decontaminate import Held
+from vlmlab.evaluate import card, compare, contamination, metrics, suite
 from vlmlab.evaluate.answering import Answerer, Writing, fingerprint
 from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig
-from vlmlab.evaluate.evaluation import Asking, Evaluation, save, submission
+from vlmlab.evaluate.evaluation import Asking, Evaluation, Record, save, submission
 from vlmlab.evaluate.figures import Clusters, Spread, spread
 from vlmlab.evaluate.known import Known
-from vlmlab.evaluate.report import Shower, report
+from vlmlab.evaluate.pareto import Pareto, pareto
+from vlmlab.evaluate.report import Shower, compared, report
 from vlmlab.evaluate.summary import scores, shown
 from vlmlab.train.log import Meter
 from vlmlab.train.origin import Origin
@@ -27,7 +31,8 @@ ANSWERS, PAGE = "answers", "report.html"
 class Manner:
     """How a benchmark is measured, where it differs from the benchmark's own way (None), and what is told of it.
 
-    `variant` of the metric scores; `variants` tells every one; `shown` questions stand on the page.
+    `variant` of the metric scores; `variants` tells every one; `shown` questions stand on the page;
+    `against` is a training corpus, a recipe or a source's name, in which the questions are looked for.
     """
 
     max_new_tokens: int | None = None
@@ -36,6 +41,7 @@ class Manner:
     variant: str = metrics.OFFICIAL
     variants: bool = False
     shown: int = 300
+    against: str = ""
 
     def writing(self, benchmark: Benchmark) -> Writing:
         """How the answers to a benchmark are written."""
@@ -49,6 +55,7 @@ class Session:
     def __init__(self, answerer: Answerer, out: Path, console: Console | None = None) -> None:
         self.answerer, self.out = answerer, out
         self.console = console or Console()
+        self.found: dict[tuple[str, str], contamination.Found] = {}
 
     def evaluate(self, label: str, config: BenchmarkConfig, manner: Manner) -> Evaluation:
         """Measure one benchmark. Raises ValueError naming what cannot be read or asked."""
@@ -67,6 +74,8 @@ class Session:
             records = asking.records(known, manner.variant)
         made_by = Origin.now(component.write_toml({label: component.plain(config)}), 0).plain()
         told = card.card(label, benchmark, self.answerer, writing, records, manner.variant, manner.variants, made_by)
+        if manner.against:
+            told["contamination"] = self._contamination(label, benchmark, manner, records)
         found = Evaluation(tuple(records), told)
         self._write(label, benchmark, found, manner.shown)
         return found
@@ -79,6 +88,56 @@ class Session:
         if draws > 1:
             self._tell_spread(label, found)
         return found
+
+    def pareto(self, label: str, config: BenchmarkConfig, sides: Sequence[int], tell: float, shown: int) -> Pareto:
+        """Measure one benchmark at several resolutions, whole and split; without `sides` at the model's own, and less.
+
+        Raises ValueError for a model whose resolution cannot be chosen.
+        """
+        own = self.answerer.facts().get("images", {}).get("longest")
+        if own is None:
+            raise ValueError(f"{self.answerer.name}: the resolution at which it reads pictures cannot be chosen here")
+        chosen = sorted(set(sides or (own, own // 2, own // 4)))
+        if chosen[0] < 1:
+            raise ValueError(f"--longest must be 1 or more, not {chosen[0]}")
+        found = {}
+        for side in chosen:
+            for split in (False, True):
+                name = f"{label}-{side}-{'split' if split else 'whole'}"
+                found[side, split] = self.evaluate(name, config, Manner(split=split, longest=side, shown=shown))
+        told = pareto(found, tell)
+        self._write_pareto(label, config, told, shown)
+        return told
+
+    def _write_pareto(self, label: str, config: BenchmarkConfig, found: Pareto, shown: int) -> None:
+        title = f"{self.answerer.name} on {label}"
+        made_by = Origin.now(component.write_toml({label: component.plain(config)}), 0)
+        figures = {"made_by": made_by.plain(), **found.plain()}
+        write_text(self.out / f"{label}-pareto.json", json.dumps(figures, indent=1) + "\n")
+        write_text(self.out / f"{label}-pareto.svg", found.picture(title, made_by.line()))
+        side = max(found.splits)
+        page = compared(found.splits[side], Shower(config.build(), media.fetch), shown, made_by.line())
+        write_text(self.out / f"{label}-split.html", page)
+        self._say(title)
+        table = Table(box=None, padding=(0, 2))
+        for name in ("longest side", "visual tokens", "score", "seconds", ""):
+            table.add_column(name)
+        for row in found.rows():
+            table.add_row(*row)
+        self.console.print(table)
+        for each, comparison in found.splits.items():
+            self._say(f"  {each} pixels, split - whole = {compare.told(comparison.total)}")
+        self._say(f"  {len(found.need_splitting())} questions need splitting; {self.out / label}-split.html shows them")
+
+    def _contamination(self, label: str, benchmark: Benchmark, manner: Manner, records: list[Record]) -> dict[str, Any]:
+        """What a card says of it; the same questions are looked for once, however often they are asked."""
+        key = manner.against, fingerprint([record.question for record in records])
+        if key not in self.found:
+            corpus = contamination.corpus(manner.against)
+            with Meter(f"{label}: looked for in {manner.against}", len(corpus)) as meter:
+                held = Held(contamination.samples(benchmark))
+                self.found[key] = contamination.search(held, corpus, meter.advance)
+        return contamination.told(self.found[key], manner.against, records, (benchmark.metric, manner.variant))
 
     def _write(self, label: str, benchmark: Benchmark, found: Evaluation, shown: int) -> None:
         folder = self.out / label

@@ -83,5 +83,6 @@ def draws(label: str, config: BenchmarkConfig, count: int) -> dict[str, Benchmar
 
 def folder_name(model: str) -> str:
     """A model's name as that of a folder: the last part of it."""
+    model = model.rpartition("#")[2]
     last = next((part for part in reversed(Path(model).parts) if part not in ("model", "..", ".", "/")), "model")
     return re.sub(r"[^\w.-]+", "-", last).strip("-.") or "model"
