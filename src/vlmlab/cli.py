@@ -16,6 +16,7 @@ import tyro
 from vlmlab.asking_commands import ASKING
 from vlmlab.commands import COMMANDS, Stopped
 from vlmlab.data_commands import DATA
+from vlmlab.eval_command import EVALUATING
 from vlmlab.plan_command import plan
 
 OVERVIEW = """usage: vlmlab [-h] [--version] [--traceback] {{{names}}} ...
@@ -32,7 +33,7 @@ Examples:
 vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error arose.
 """
 
-ALL = {**ASKING, **COMMANDS, "plan": plan}
+ALL = {**ASKING, **COMMANDS, "plan": plan, **EVALUATING}
 OF_DATA = "Fetch and build corpora, say what they hold, filter them."
 
 

@@ -97,7 +97,7 @@ def test_a_flat_picture_is_no_copy_of_another(tmp_path):
     (tmp_path / "e.jsonl").write_text('{"text": "<image>", "images": ["a.png"]}\n')
     rule = built(evaluation=[{"name": "jsonl", "path": str(tmp_path / "e.jsonl")}])
     assert rule.why_not(sample(Picture(corpora.png(200, 64), "x"))) is None
-    assert len(rule.hashes) == 0
+    assert len(rule.held.hashes) == 0
 
 
 def passages(generator, count, length):

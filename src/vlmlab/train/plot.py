@@ -21,11 +21,16 @@ path { stroke: var(--c); fill: none; } circle, rect.key { fill: var(--c); stroke
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of the chart. `smooth` draws the points faintly and their running mean over them."""
+    """A line of the chart. `smooth` draws the points faintly and their running mean over them.
+
+    `intervals`, low and high for each point, are drawn as bars, and `labels` beside the points.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     smooth: bool = False
+    intervals: Sequence[tuple[float, float]] = ()
+    labels: Sequence[str] = ()
 
 
 def chart(title: str, note: str, across: str, lines: Sequence[Line]) -> str:
@@ -33,6 +38,7 @@ def chart(title: str, note: str, across: str, lines: Sequence[Line]) -> str:
     lines = [line for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points] or [0.0]
     shown = [y for line in lines for _, y in (_running_mean(line.points) if line.smooth else line.points)] or [0.0]
+    shown += [end for line in lines for interval in line.intervals for end in interval]
     down, up = _bounds(shown)
     right = max(max(xs), 1.0)
 
@@ -70,7 +76,15 @@ def _drawn(line: Line, place) -> str:
     if not line.smooth:
         at = [place(x, y) for x, y in line.points]
         dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in at)
-        return f'<path stroke-width="2" d="{_path(at)}"/>{dots}'
+        bars = "".join(
+            f'<path stroke-width="1" d="{_path([place(x, low), place(x, high)])}"/>'
+            for (x, _), (low, high) in zip(line.points, line.intervals, strict=False)
+        )
+        beside = "".join(
+            f'<text class="note" x="{x + 7:.1f}" y="{y - 6:.1f}">{html.escape(label)}</text>'
+            for (x, y), label in zip(at, line.labels, strict=False)
+        )
+        return f'<path stroke-width="2" d="{_path(at)}"/>{bars}{dots}{beside}'
     faint = _path([place(x, y) for x, y in line.points])
     mean = _path([place(x, y) for x, y in _running_mean(line.points)])
     return f'<path stroke-width="1" opacity="0.25" d="{faint}"/><path stroke-width="2" d="{mean}"/>'

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import itertools
 import re
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import PIL.Image
@@ -76,26 +77,71 @@ class Config(FilterConfig):
             raise ValueError("needs bits of 0 to 64, alike above 0 and up to 1, and words of 1 or more")
 
 
+class Held:
+    """What an evaluation set holds, to find it again: its pictures and passages, each by the numbers of its samples.
+
+    `bits`, `alike` and `words` are those of `Config`. About 5 kB are held for each picture.
+    """
+
+    def __init__(self, samples: Iterable[Sample], bits: int = 20, alike: float = 0.95, words: int = 13) -> None:
+        self.bits, self.alike, self.words = bits, alike, words
+        self.pictures: list[tuple[list[int], str, PIL.Image.Image]] = []
+        self.passages: dict[int, list[int]] = {}
+        hashes: list[int] = []
+        places: dict[bytes, int] = {}
+        for number, sample in enumerate(samples):
+            for picture in sample.pictures:
+                small = shrunk(picture)
+                place = places.get(small.tobytes())
+                if place is not None:
+                    self.pictures[place][0].append(number)
+                elif np.asarray(small).std() >= _FLAT:
+                    places[small.tobytes()] = len(self.pictures)
+                    self.pictures.append(([number], picture.name, small))
+                    hashes += [perceptual_hash(view(small, crop)) for crop in _SCALED]
+            for run in _runs(said(sample), words) or _short(sample, words):
+                numbers = self.passages.setdefault(_number(run), [])
+                if numbers[-1:] != [number]:
+                    numbers.append(number)
+        self.hashes = np.array(hashes, np.uint64)
+
+    def find(self, sample: Sample) -> Iterator[tuple[int, Reason]]:
+        """The samples whose picture or passage another sample holds, and which; one may be found more than once.
+
+        Raises ValueError where a picture cannot be read.
+        """
+        for picture in sample.pictures:
+            for numbers, name in self._same(picture):
+                for number in numbers:
+                    yield number, Reason("picture", f"{picture.name} is {name}")
+        for run in _runs(said(sample), self.words) + _short(sample, self.words):
+            for number in self.passages.get(_number(run), ()):
+                yield number, Reason("text", run)
+
+    def _same(self, picture: Picture) -> Iterator[tuple[list[int], str]]:
+        """The pictures that it is a copy of, the most likely first: whose they are, and their names."""
+        small = shrunk(picture)
+        if not self.pictures or np.asarray(small).std() < _FLAT:
+            return
+        seen = view(small, _CROPS[0])
+        apart = distances(self.hashes, perceptual_hash(seen)).reshape(len(self.pictures), len(_CROPS))
+        nearest = apart.min(1)
+        for place in np.argsort(nearest, kind="stable")[:_CLOSEST].tolist():
+            numbers, name, kept = self.pictures[place]
+            if nearest[place] > self.bits:
+                return
+            if aligned(seen, kept, _SCALED[int(apart[place].argmin())]) >= self.alike:
+                yield numbers, name
+
+
 class Decontaminate(Filter):
     """Drops a sample that shares a picture or a passage with an evaluation set."""
 
     def __init__(self, config: Config) -> None:
-        """Reads the evaluation sets, once: about 5 kB are held for each of their pictures."""
-        self.config = config
-        self.pictures: list[tuple[str, PIL.Image.Image]] = []
-        self.passages: dict[int, str] = {}
-        hashes: list[int] = []
-        for source in (each.build() for each in config.evaluation):
-            for index in range(len(source)):
-                sample = source[index]
-                for picture in sample.pictures:
-                    small = shrunk(picture)
-                    if np.asarray(small).std() >= _FLAT:
-                        self.pictures.append((picture.name, small))
-                        hashes += [perceptual_hash(view(small, crop)) for crop in _SCALED]
-                for run in _runs(said(sample), config.words) or _short(sample, config.words):
-                    self.passages.setdefault(_number(run), run)
-        self.hashes = np.array(hashes, np.uint64)
+        """Reads the evaluation sets, once."""
+        sources = [each.build() for each in config.evaluation]
+        samples = (source[index] for source in sources for index in range(len(source)))
+        self.held = Held(samples, config.bits, config.alike, config.words)
 
     def fingerprint(self) -> str:
         """A hash of the evaluation sets' pictures, by what they are compared by, and passages."""
@@ -108,30 +154,7 @@ class Decontaminate(Filter):
 
     def why_not(self, sample: Sample) -> Reason | None:
         """Reasons: `picture`, `text`."""
-        for picture in sample.pictures:
-            found = self._same(picture)
-            if found is not None:
-                return Reason("picture", f"{picture.name} is {found}")
-        for run in _runs(said(sample), self.config.words) + _short(sample, self.config.words):
-            if _number(run) in self.passages:
-                return Reason("text", run)
-        return None
-
-    def _same(self, picture: Picture) -> str | None:
-        """The name of the evaluation picture that it is a copy of."""
-        small = shrunk(picture)
-        if not self.pictures or np.asarray(small).std() < _FLAT:
-            return None
-        seen = view(small, _CROPS[0])
-        apart = distances(self.hashes, perceptual_hash(seen)).reshape(len(self.pictures), len(_CROPS))
-        nearest = apart.min(1)
-        for number in np.argsort(nearest, kind="stable")[:_CLOSEST].tolist():
-            name, kept = self.pictures[number]
-            if nearest[number] > self.config.bits:
-                break
-            if aligned(seen, kept, _SCALED[int(apart[number].argmin())]) >= self.config.alike:
-                return name
-        return None
+        return next((reason for _, reason in self.held.find(sample)), None)
 
 
 def shrunk(picture: Picture) -> PIL.Image.Image:

@@ -1,0 +1,171 @@
+"""`vlmlab eval` and `compare`: from words to scores, cards and pages; what is wrong is one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from evaluate import questions
+from vlmlab import cli
+from vlmlab.evaluate import suite
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, a file of questions, and one of examples."""
+    folder = tmp_path_factory.mktemp("eval")
+    questions.model(folder / "model")
+    questions.file(folder, 12)
+    questions.file(folder, 12, "pool.jsonl")
+    return folder
+
+
+def words(place, out, *more):
+    asked = f"own={place / 'questions.jsonl'}"
+    return ["eval", str(place / "model"), asked, "own.max_new_tokens=4", "--out", str(out), "--device", "cpu", *more]
+
+
+def test_an_evaluation_leaves_its_log_card_and_page(place, tmp_path, capsys):
+    assert cli.main(words(place, tmp_path / "run", "--variants")) == 0
+    said = capsys.readouterr().out
+    assert "model on own: 0.0 [0.0, " in said and "even" in said and "by lmms-eval" in said
+    folder = tmp_path / "run" / "own"
+    assert {path.name for path in folder.iterdir()} == {"questions.jsonl", "card.json", "card.md", "report.html"}
+    card = json.loads((folder / "card.json").read_text())
+    assert card["questions"] == 12 and card["made_by"]["command"] and set(card["kinds"]) == {"even", "odd"}
+    assert card["writing"] == {"max_new_tokens": 4, "stop": ["Question", "User"]}
+    assert card["model"]["dtype"] == "F32" and card["model"]["images"]["longest"] == 40
+    assert card["shares"]["cut"] == 1.0 and card["prompt"].startswith("User: <image>Question: What is 0?")
+    assert "| splitting | as the model's own |" in (folder / "card.md").read_text()
+    before = {path.name: path.read_text() for path in (tmp_path / "run" / "answers").iterdir()}
+    assert cli.main(words(place, tmp_path / "run")) == 0
+    assert before == {path.name: path.read_text() for path in (tmp_path / "run" / "answers").iterdir()}
+
+
+def test_draws_of_examples_are_told_apart(place, tmp_path, capsys):
+    more = ["own.shots=2", f"own.pool={place / 'pool.jsonl'}", "--draws", "3"]
+    assert cli.main(words(place, tmp_path / "run", *more)) == 0
+    assert "own, 3 draws: 0.0 [0.0, 0.0]" in " ".join(capsys.readouterr().out.split())
+    told = json.loads((tmp_path / "run" / "own-draws.json").read_text())
+    assert told["each"] == [0.0, 0.0, 0.0]
+    prompts = [json.loads((tmp_path / "run" / f"own-draw{n}" / "card.json").read_text())["prompt"] for n in range(3)]
+    assert len(set(prompts)) == 3 and all(prompt.count("<image>") == 3 for prompt in prompts)
+
+
+def test_two_evaluations_are_compared_in_pairs(place, tmp_path, capsys):
+    assert cli.main(words(place, tmp_path / "a")) == 0
+    assert cli.main(words(place, tmp_path / "b", "--longest", "20")) == 0
+    capsys.readouterr()
+    out = tmp_path / "page.html"
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
+    assert "own: B - A = 0.0 [0.0, 0.0]; wins 0, losses 0, ties 12; to tell 0.5" in capsys.readouterr().out
+    assert "data:image/jpeg" in (tmp_path / "page-own.html").read_text()
+    assert json.loads((tmp_path / "page-own.json").read_text())["difference"]["ties"] == 12
+    assert cli.main(["compare", str(tmp_path / "a" / "own"), str(tmp_path / "b" / "own"), "--out", str(out)]) == 0
+    assert out.is_file()
+
+
+def test_a_run_that_was_killed_goes_on(place, tmp_path):
+    """SIGKILL while it answers, and the same again: no answer that was kept is asked for twice."""
+    code = (
+        "import sys, time; from vlmlab import cli; from vlmlab.evaluate import known\n"
+        "add = known.Known.add\n"
+        "def slow(self, key, reply): add(self, key, reply); print('kept', flush=True); time.sleep(0.2)\n"
+        "known.Known.add = slow\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *words(place, tmp_path / "run")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    for _ in range(3):
+        assert running.stdout.readline() == "kept\n"
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    (kept,) = (tmp_path / "run" / "answers").iterdir()
+    first = kept.read_text().splitlines()
+    assert 3 <= len(first) < 12
+    assert not (tmp_path / "run" / "own").exists()
+    assert cli.main(words(place, tmp_path / "run")) == 0
+    lines = kept.read_text().splitlines()
+    assert lines[: len(first)] == first and len({json.loads(line)["key"] for line in lines}) == len(lines) == 12
+
+
+def test_scores_stand_against_visual_tokens(place, tmp_path, capsys):
+    asked = f"own={place / 'questions.jsonl'}"
+    words = ["pareto", str(place / "model"), asked, "own.max_new_tokens=3", "own.limit=4"]
+    assert cli.main([*words, "--device", "cpu", "--out", str(tmp_path), "--longest", "20", "36"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "20 3.0 0.0 [0.0, " in said and "36 split 15.0 0.0 [" in said and "best of each question 3.0" in said
+    assert "36 pixels, split - whole = 0.0 [0.0, 0.0]; wins 0, losses 0, ties 4" in said
+    told = json.loads((tmp_path / "own-pareto.json").read_text())
+    assert [(p["longest"], p["split"], p["visual_tokens"]) for p in told["points"]] == [
+        (20, False, 3.0),
+        (20, True, 15.0),
+        (36, False, 3.0),
+        (36, True, 15.0),
+    ]
+    assert told["need_splitting"] == [] and told["made_by"]["command"]
+    assert "20 px" in (tmp_path / "own-pareto.svg").read_text() and (tmp_path / "own-split.html").is_file()
+    assert cli.main([*words, "two=x", "two.name=own"]) == 2
+    assert "one benchmark at a time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([], "no benchmark is named"),
+        (["questions.jsonl"], "cannot read 'questions.jsonl': write NAME=PATH"),
+        (["ownn=x"], "no benchmarks plug-in called 'ownn'; did you mean 'own'?"),
+        (["own=gone.jsonl"], "no such file: gone.jsonl"),
+        (["own=q.jsonl", "own.shtos=3"], "unknown key 'own.shtos'; did you mean 'shots'?"),
+        (["own=q.jsonl", "vqa.shots=3"], "there is no benchmark 'vqa'"),
+        (["own=q.jsonl", "--draws", "3"], "own shows no examples"),
+        (["own=q.jsonl", "--variant", "lmms"], "has no variant 'lmms'; it has official"),
+        (["gone.toml"], "no such file: gone.toml"),
+        (["own=q.jsonl", "--key-variable", "x"], "belongs to an address"),
+    ],
+)
+def test_what_is_wrong_is_one_line(place, more, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    questions.file(tmp_path, 2, "q.jsonl")
+    assert cli.main(["eval", str(place / "model"), *more, "--device", "cpu"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and told in lines[0]
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("card.json"))
+
+
+def test_runs_of_other_questions_are_not_compared(tmp_path, capsys):
+    assert cli.main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    assert "hold no evaluations of the same label" in capsys.readouterr().err
+
+
+def test_a_file_names_benchmarks(tmp_path):
+    (tmp_path / "s.toml").write_text(
+        '[benchmark.own]\npath = "a.jsonl"\n[benchmark.few]\nname = "own"\npath = "b.jsonl"\nshots = 4\n'
+    )
+    found = suite.parse([str(tmp_path / "s.toml"), "few.shots=2", "more=c.jsonl", "more.name=own", "more.limit=5"])
+    assert {label: (each.name, each.path, each.shots, each.limit) for label, each in found.items()} == {
+        "own": ("own", "a.jsonl", 0, 0),
+        "few": ("own", "b.jsonl", 2, 0),
+        "more": ("own", "c.jsonl", 0, 5),
+    }
+    for text in ("[data]\n", "[benchmark]\nown = 3\n", '[benchmark."a/b"]\npath = "x"\n'):
+        (tmp_path / "s.toml").write_text(text)
+        with pytest.raises(ValueError, match=r"s.toml"):
+            suite.parse([str(tmp_path / "s.toml")])
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("runs/demo/model", "demo"),
+        ("nano", "nano"),
+        ("HuggingFaceM4/idefics2-8b", "idefics2-8b"),
+        ("..", "model"),
+        ("http://h:1/v1#a/b", "b"),
+    ],
+)
+def test_a_folder_is_named_after_the_model(model, name):
+    assert suite.folder_name(model) == name
