@@ -155,7 +155,8 @@ def cut(model: VLM, document: Document, bounds: Sequence[int]) -> list[tuple[lis
     with torch.no_grad():
         visual = model.see(batch.images)
     counts = model.count(batch.images.grid)
-    each = counts if len(counts) == tokens.count(IMAGE) else [1] * sum(counts)
+    each = model.fusion.shares(counts)
+    assert len(each) == tokens.count(IMAGE)
     ends = [0, *itertools.accumulate(each)]
     chunks = []
     for a, b in itertools.pairwise([0, *bounds, len(tokens)]):
@@ -233,13 +234,16 @@ def test_a_copied_prefix_goes_its_own_way(model: VLM) -> None:
     assert far(got[1], alone(model, [*start, *less])[-2:]) < BOUND
 
 
-def test_beams_change_places(model: VLM) -> None:
-    starts = [DOCUMENTS[0], DOCUMENTS[1], DOCUMENTS[2]]
-    reader = Reader(model, 3)
-    reader.read({at: cut(model, start, [])[0] for at, start in enumerate(starts)})
-    reader.cache.reorder([2, 0, 0])
-    got = reader.read({at: ([50 + at], None, []) for at in range(3)})
-    for at, source in enumerate([2, 0, 0]):
+@pytest.mark.parametrize("swaps", [[(0, 2)], [(2, 0), (0, 1)], [(1, 3), (3, 0), (2, 2)]])
+def test_slots_change_places(model: VLM, swaps: list[tuple[int, int]]) -> None:
+    starts: list[Document] = [DOCUMENTS[0], DOCUMENTS[1], DOCUMENTS[2], []]
+    reader, order = Reader(model, 4), [0, 1, 2, 3]
+    reader.read({at: cut(model, start, [])[0] for at, start in enumerate(starts) if start})
+    for one, other in swaps:
+        reader.cache.swap(one, other)
+        order[one], order[other] = order[other], order[one]
+    got = reader.read({at: ([50 + at], None, []) for at in range(4)})
+    for at, source in enumerate(order):
         assert far(got[at], alone(model, [*starts[source], 50 + at])[-1:]) < BOUND
 
 

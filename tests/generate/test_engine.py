@@ -8,7 +8,9 @@ import torch
 from generate import tiny
 from vlmlab.batch import Sample
 from vlmlab.generate.decoding import Request, beam, greedy, sample
-from vlmlab.generate.engine import Engine, _held_back
+from vlmlab.generate.engine import Engine
+from vlmlab.generate.sights import Sight
+from vlmlab.generate.telling import held_back
 
 CLOSE = 1e-4
 """Two logits nearer than this may change places in company (a product of many rows rounds differently)."""
@@ -141,7 +143,7 @@ def test_a_stream_left_early_leaves_the_engine_as_it_was(engine):
     ],
 )
 def test_what_may_not_be_said_yet(text, stop, held):
-    assert _held_back(text, stop) == held
+    assert held_back(text, stop) == held
 
 
 def test_each_picture_is_seen_once_and_the_memory_is_bounded():
@@ -154,23 +156,22 @@ def test_each_picture_is_seen_once_and_the_memory_is_bounded():
     assert [len(s) for s in seen] == [2], "the picture that comes twice is computed once"
     engine.generate([again], 2)
     assert len(seen) == 1, "and not again in the next call"
-    small = Engine(model, engine.processor, memory=next(iter(engine.seen.values())).nbytes)
+    small = Engine(model, engine.processor, memory=next(iter(engine.sights.seen.values())).nbytes)
     texts = small.generate([first, again], 6)
-    assert len(small.seen) == 1 and texts == engine.generate([first, again], 6)
+    assert len(small.sights.seen) == 1 and texts == engine.generate([first, again], 6)
 
 
 def test_pictures_that_differ_in_one_number_or_in_shape_are_different():
     model = tiny.build(dtype=torch.float32)
     engine = Engine(model, tiny.processor(model))
-    images = engine.processor([tiny.samples()[0]]).images
-    other = images.patches.clone()
-    other[3, 2] += 1e-3
-    swapped = images.grid.flip(1)
-    one, two, three = (
-        engine.look(type(images)(*pair))
-        for pair in ((images.patches, images.grid), (other, images.grid), (images.patches, swapped))
-    )
-    assert len(engine.seen) == 3 and not torch.equal(one, two) and not torch.equal(one, three)
+    encoded = engine.processor.encode(tiny.samples()[0])
+    [patches], [size] = encoded.patches, encoded.grid
+    other = patches.clone()
+    other[3, 2] += 1
+    pairs = ((patches, size), (other, size), (patches, size[::-1]), (patches.clone(), size))
+    one, two, three, same = engine.sights.look([Sight.of(*pair) for pair in pairs])
+    assert len(engine.sights.seen) == 3 and not torch.equal(one, two) and not torch.equal(one, three)
+    assert torch.equal(one, same)
 
 
 def test_waves_of_rows_change_nothing():

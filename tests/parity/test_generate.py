@@ -76,5 +76,5 @@ def test_tokens_equal_transformers_with_pictures_split(pair):
     options = Options(images=split.Config(longest=70, shortest=28))
     sample = ours.samples()[3]
     answer = engine.answers([sample], 12, options=options)[0]
-    assert answer.visual_tokens == 5 * engine.model.count(torch.ones(1, 2, dtype=torch.long))[0]
+    assert answer.cost.visual_tokens == 5 * engine.model.count(torch.ones(1, 2, dtype=torch.long))[0]
     assert answer.tokens == written(made, engine, sample, options)

@@ -1,46 +1,67 @@
 """The engine: samples in, texts out. Each request's text is the same whether it comes alone or in company."""
 
 import dataclasses
-import hashlib
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from vlmlab.batch import Batch, Images, Sample
-from vlmlab.generate.decoding import Decoding, DecodingConfig, Request, greedy
-from vlmlab.generate.session import Session
+from vlmlab.batch import Sample
+from vlmlab.generate.answers import Answer, Cost, Handle, Settings, TooLong
+from vlmlab.generate.decoding import Decoding, DecodingConfig, Ended, Request, greedy
+from vlmlab.generate.job import Job, Prompt
+from vlmlab.generate.scheduler import Gauges, Scheduler
+from vlmlab.generate.sights import Sight, Sights
+from vlmlab.generate.telling import Telling
+from vlmlab.generate.worker import Worker
 from vlmlab.model.vlm import VLM
-from vlmlab.processor.processor import Options, Processor
+from vlmlab.processor.processor import Encoded, Options, Processor
 
+ROOM = 4096
+"""How many tokens a request to a started engine may have, prompt and answer, unless it is told otherwise."""
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What was written for one sample: the text, its token ids, why it ended, and what it cost to read.
-
-    `reason` is `end` (an end token), `stop` (a stop string, cut off the text) or `length` (the limit).
-    """
-
-    text: str
-    tokens: list[int]
-    reason: str
-    prompt_tokens: int
-    visual_tokens: int
+GRAIN = 256
+"""A cache that grows has room for a multiple of this many tokens."""
 
 
 class Engine:
-    """Writes texts with a model. Visual tokens are kept by picture content (up to `memory` bytes, oldest dropped), so
-    that a picture is read once however often it comes back; `rows` requests are written at a time.
+    """Writes texts with a model.
+
+    `generate`, `answers` and `stream` compute in the thread that calls them, with a cache as large as they need.
+    For requests from many threads, `start` (or a `with` block) gives the engine a thread of its own and a cache of
+    fixed size: `rows` requests at a time, each of up to `capacity` tokens. Then `submit` hands in a request and returns
+    at once, and the other three do the same and wait. `queue` more requests may wait for a place.
+
+    Visual tokens are kept by picture content (up to `memory` bytes, the longest unused dropped first), so that a
+    picture is read once however often it comes back; so is what a request has in common with the beginning of another
+    that is still in the cache. Prompts are read `chunk` tokens at a time, between steps of the requests being written.
     """
 
-    def __init__(self, model: VLM, processor: Processor, rows: int = 16, memory: int = 256 << 20) -> None:
+    def __init__(
+        self,
+        model: VLM,
+        processor: Processor,
+        rows: int = 16,
+        memory: int = 256 << 20,
+        capacity: int | None = None,
+        queue: int = 64,
+        chunk: int = 512,
+    ) -> None:
+        if rows < 1 or queue < 1 or chunk < 1 or (capacity is not None and capacity < 2):
+            raise ValueError(
+                f"rows, queue and chunk must be 1 or more and capacity 2 or more, not {rows}, {queue}, {chunk} and "
+                f"{capacity}"
+            )
         self.model, self.processor = model.eval(), processor
-        self.rows, self.memory = rows, memory
-        self.seen: OrderedDict[bytes, Tensor] = OrderedDict()
+        self.rows, self.capacity, self.queue, self.chunk = rows, capacity, queue, chunk
+        self.positions = model.config.language.positions
+        self.sights = Sights(model, processor.config, memory)
         self.banned = torch.tensor(processor.never_written, dtype=torch.long, device=model.device)
         self.ends = frozenset(processor.ends)
+        self._methods: dict[DecodingConfig, Decoding] = {}
+        self._scheduler: Scheduler | None = None
+        self._worker: Worker | None = None
 
     def generate(
         self,
@@ -69,15 +90,28 @@ class Engine:
         sample's draws; the next sample has the next seed. Raises ValueError for a prompt that does not fit the model's
         positions.
         """
-        method = self._method(decoding, max_new_tokens, stop)
-        answers: list[Answer] = []
-        for start in range(0, len(samples), self.rows):
-            wave = samples[start : start + self.rows]
-            batch, requests, visual = self._requests(wave, max_new_tokens, seed + start, options)
-            for _ in self._write(batch, requests, method, stop):
-                pass
-            answers += [self._answer(r, stop, v) for r, v in zip(requests, visual, strict=True)]
-        return answers
+        settings = Settings(max_new_tokens, decoding, stop, seed, options)
+        handles: list[Handle] = []
+        scheduler: Scheduler | None = None
+        try:
+            for start in range(0, len(samples), self.rows):
+                jobs = self._jobs(samples[start : start + self.rows], settings, start)
+                if self._worker is not None:
+                    for job in jobs:
+                        self._worker.submit(job, patient=True)
+                        handles.append(job.handle)
+                    continue
+                while scheduler is not None and (scheduler.waiting or not _fits(scheduler, jobs)) and scheduler.busy:
+                    scheduler.tick()
+                scheduler = self._room(jobs)
+                for job in jobs:
+                    scheduler.add(job)
+                    handles.append(job.handle)
+            while scheduler is not None and not all(handle.done for handle in handles):
+                scheduler.tick()
+            return [handle.result() for handle in handles]
+        finally:
+            self._give_up(handles, scheduler)
 
     def stream(
         self,
@@ -92,107 +126,182 @@ class Engine:
 
         A piece never holds half a character, nor anything that might still turn out to begin a stop string.
         """
-        method = self._method(decoding, max_new_tokens, stop)
-        if method.views > 1:
+        settings = Settings(max_new_tokens, decoding, stop, seed, options)
+        if self._method(settings).views > 1:
             raise ValueError("beam search knows its text only at the end; stream with greedy or sample")
-        batch, requests, _ = self._requests([sample], max_new_tokens, seed, options)
-        said = ""
-        for request in self._write(batch, requests, method, stop):
-            text = self.processor.decode(request.written)
-            safe = len(text) - _held_back(text, stop)
-            if text.startswith(said) and safe > len(said):
-                yield text[len(said) : safe]
-                said = text[:safe]
-        final = self._answer(requests[0], stop, 0).text
-        if len(final) > len(said):
-            yield final[len(said) :]
+        [job] = self._jobs([sample], settings, 0)
+        scheduler = None
+        try:
+            if self._worker is not None:
+                self._worker.submit(job, patient=True)
+                yield from (piece.text for piece in job.handle)
+                return
+            scheduler = self._room([job])
+            scheduler.add(job)
+            while not job.handle.done:
+                scheduler.tick()
+                yield from (piece.text for piece in job.handle.take())
+            job.handle.result()
+        finally:
+            self._give_up([job.handle], scheduler)
 
-    def _method(self, decoding: DecodingConfig | None, max_new_tokens: int, stop: Sequence[str]) -> Decoding:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
-        if isinstance(stop, str) or "" in stop:
-            raise ValueError("stop should be a list of non-empty strings")
-        return (greedy.Config() if decoding is None else decoding).build()
+    def submit(
+        self, sample: Sample, settings: Settings | None = None, notify: Callable[[], None] | None = None
+    ) -> Handle:
+        """Hand in one request from any thread, and return at once; see `Handle` for how to get at its text.
 
-    def _requests(
-        self, samples: Sequence[Sample], limit: int, seed: int, options: Options | None
-    ) -> tuple[Batch, list[Request], list[int]]:
-        """The prompts as a batch, a request for each, and how many image tokens each holds."""
-        batch = self.processor(samples, add_generation_prompt=True, options=options)
-        requests, visual = [], []
-        room = self.model.config.language.positions
-        for number, (tokens, segments) in enumerate(zip(batch.tokens, batch.segments, strict=True)):
-            prompt = tokens[segments > 0].tolist()
-            if len(prompt) + limit > room:
-                raise ValueError(
-                    f"sample {number}: a prompt of {len(prompt)} tokens and {limit} new ones do not fit the model's "
-                    f"{room} positions"
-                )
-            requests.append(Request(prompt, limit, seed + number))
-            visual.append(prompt.count(self.model.config.fusion.image_token))
-        return batch, requests, visual
+        Its text and pictures are prepared here, in the calling thread: an asyncio server should call this through
+        `asyncio.to_thread`. Raises ValueError for a request that cannot be served (a picture that cannot be read),
+        TooLong, which is one, for a request that can never fit, with what would, Overloaded when too many wait, and
+        RuntimeError when the engine is not started.
+        """
+        worker = self._worker
+        if worker is None:
+            raise RuntimeError("the engine is not started: call start(), or use it in a `with` block")
+        worker.scheduler.check_queue()
+        [job] = self._jobs([sample], settings or Settings(), 0, Handle(notify))
+        worker.submit(job)
+        return job.handle
 
-    def _write(self, batch: Batch, requests: list[Request], method: Decoding, stop: Sequence[str]) -> Iterator[Request]:
+    def start(self) -> "Engine":
+        """Begin to serve `submit` from a thread of the engine's own; its cache is allocated here. Returns itself."""
+        if self._worker is None:
+            capacity = min(self.positions, ROOM) if self.capacity is None else self.capacity
+            self._scheduler = None
+            self._worker = Worker(self._build(self.rows, capacity, self.queue))
+        return self
+
+    def close(self, drain: bool = False) -> None:
+        """End the engine's thread and give its cache back. What is under way is cancelled, or with `drain` written."""
+        if self._worker is not None:
+            self._worker.close(drain)
+            self._worker = None
+
+    def __enter__(self) -> "Engine":
+        """The engine, started."""
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Cancel what is under way and end the thread."""
+        self.close()
+
+    def gauges(self) -> Gauges:
+        """How things stand; see `Gauges`. May be called from any thread."""
+        scheduler = self._scheduler if self._worker is None else self._worker.scheduler
+        return Gauges() if scheduler is None else scheduler.gauges()
+
+    def _method(self, settings: Settings) -> Decoding:
+        config = greedy.Config() if settings.decoding is None else settings.decoding
+        if config not in self._methods:
+            self._methods[config] = config.build()
+        return self._methods[config]
+
+    def _jobs(
+        self, samples: Sequence[Sample], settings: Settings, first: int, handle: Handle | None = None
+    ) -> list[Job]:
+        """A request for each sample; `first` is the number of the first one, by which seeds are moved on."""
+        start = time.perf_counter()
+        encoded = self.processor.encode_all(samples, True, options=settings.options)
+        seconds = (time.perf_counter() - start) / max(len(samples), 1)
+        jobs = []
+        for number, one in enumerate(encoded, first):
+            own = dataclasses.replace(settings, seed=settings.seed + number)
+            try:
+                jobs.append(self._job(one, own, handle or Handle(), seconds))
+            except TooLong as error:
+                raise TooLong(f"sample {number}: {error}", error.fits) if len(samples) > 1 else error from None
+        return jobs
+
+    def _job(self, encoded: Encoded, settings: Settings, handle: Handle, seconds: float) -> Job:
+        start = time.perf_counter()
+        method = self._method(settings)
+        sights = [Sight.of(patches, size) for patches, size in zip(encoded.patches, encoded.grid, strict=True)]
+        prompt = Prompt(self.model, encoded.tokens, sights)
+        cost = Cost(len(prompt.tokens), sum(prompt.counts), images=len(sights))
+        self._check(cost, settings.max_new_tokens, method.views)
+        ended = self._ended(settings.stop)
+        return Job(
+            request=Request(prompt.tokens, settings.max_new_tokens, settings.seed, ended, settings.allowed),
+            prompt=prompt,
+            decoding=method,
+            telling=Telling(self.processor.decode, settings.stop),
+            handle=handle,
+            cost=dataclasses.replace(cost, prepare_seconds=seconds + time.perf_counter() - start),
+            ends=self.ends,
+            logprobs=self._logprobs(settings, method),
+        )
+
+    def _check(self, cost: Cost, limit: int, views: int) -> None:
+        """Raise TooLong for a request that would not fit if it were alone."""
+        room, what = self.positions, f"the model's {self.positions} positions"
+        if self._worker is not None:
+            if views > self.rows:
+                raise TooLong(f"{views} beams take {views} rows; this engine has {self.rows}", self.rows)
+            if self._worker.scheduler.capacity < room:
+                room = self._worker.scheduler.capacity
+                what = f"the {room} tokens that this engine has for one request"
+        prompt = cost.prompt_tokens
+        if prompt + limit <= room:
+            return
+        told = f"a prompt of {prompt} tokens ({cost.visual_tokens} visual) and {limit} new ones do not fit {what}: "
+        if prompt < room:
+            raise TooLong(f"{told}{room - prompt} new ones would", room - prompt)
+        raise TooLong(f"{told}a prompt of {max(room - limit, 0)} would", max(room - limit, 0))
+
+    def _logprobs(self, settings: Settings, method: Decoding) -> int | None:
+        if settings.logprobs is None:
+            return None
+        if method.views > 1:
+            raise ValueError("beam search knows its tokens only at the end; ask for logprobs with greedy or sample")
+        words = self.model.config.language.vocabulary
+        if settings.logprobs > words:
+            raise ValueError(f"logprobs of {settings.logprobs} tokens were asked for; the vocabulary has {words}")
+        return settings.logprobs
+
+    def _ended(self, stop: Sequence[str]) -> Ended:
+        ends, decode = self.ends, self.processor.decode
         tails = [4 * len(text.encode()) + 4 for text in stop]
 
         def ended(written: list[int]) -> bool:
-            if written[-1] in self.ends:
+            if written[-1] in ends:
                 return True
-            return bool(stop) and any(
-                text in self.processor.decode(written[-tail:]) for text, tail in zip(stop, tails, strict=True)
-            )
+            return any(text in decode(written[-tail:]) for text, tail in zip(stop, tails, strict=True))
 
-        capacity = max(len(request.prompt) for request in requests) + max(request.limit for request in requests)
-        session = Session(self.model, len(requests) * method.views, capacity)
-        visual = None if batch.images is None else self.look(batch.images)
-        counts = [] if batch.images is None else self.model.count(batch.images.grid)
-        logits = session.prefill(batch.to(self.model.device), visual, counts, range(len(requests)))
-        yield from method.run(session, logits, requests, self.banned, ended)
+        return ended
 
-    @torch.inference_mode()
-    def look(self, images: Images) -> Float[Tensor, "l d"]:
-        """The visual tokens of images, in order; a picture that was seen before is not computed again."""
-        pieces = images.patches.split([rows * columns for rows, columns in images.sizes()])
-        keys = [_fingerprint(piece, size) for piece, size in zip(pieces, images.grid, strict=True)]
-        new = {key: at for at, key in reversed(list(enumerate(keys))) if key not in self.seen}
-        found = {key: self.seen[key] for key in keys if key in self.seen}
-        if new:
-            chosen = sorted(new.values())
-            fresh = Images(torch.cat([pieces[at] for at in chosen]), images.grid[chosen])
-            visual = self.model.see(fresh.to(self.model.device, self.model.dtype))
-            found |= zip([keys[at] for at in chosen], visual.split(self.model.count(fresh.grid)), strict=True)
-        for key in keys:
-            self.seen[key] = found[key]
-            self.seen.move_to_end(key)
-        held = sum(v.nbytes for v in self.seen.values())
-        while self.seen and held > self.memory:
-            held -= self.seen.popitem(last=False)[1].nbytes
-        return torch.cat([found[key] for key in keys])
+    def _room(self, jobs: Sequence[Job]) -> Scheduler:
+        """The scheduler of this thread's own calls, if it has room for these requests; else a larger one."""
+        rows, capacity = _need(jobs)
+        if self._scheduler is not None:
+            if _fits(self._scheduler, jobs):
+                return self._scheduler
+            if len(self._scheduler.slots.table) == rows:
+                capacity = max(capacity, 2 * self._scheduler.capacity)  # a conversation that grows
+        self._scheduler = None  # its memory first
+        self._scheduler = self._build(rows, min(-(-capacity // GRAIN) * GRAIN, self.positions), None)
+        return self._scheduler
 
-    def _answer(self, request: Request, stop: Sequence[str], visual: int) -> Answer:
-        tokens = request.written
-        reason = "end" if tokens[-1] in self.ends else "length"
-        text = self.processor.decode(tokens)
-        cut = min((at for at in (text.find(s) for s in stop) if at >= 0), default=-1)
-        if cut >= 0:
-            text, reason = text[:cut], "stop"
-        return Answer(text, tokens, reason, len(request.prompt), visual)
+    def _build(self, rows: int, capacity: int, queue: int | None) -> Scheduler:
+        return Scheduler(self.model, self.sights, self.banned, rows, capacity, self.chunk, queue)
+
+    @staticmethod
+    def _give_up(handles: Sequence[Handle], scheduler: Scheduler | None) -> None:
+        """Free the places of requests that nobody waits for any more."""
+        left = [handle for handle in handles if not handle.done]
+        for handle in left:
+            handle.cancel()
+        if left and scheduler is not None:
+            scheduler.sweep()
 
 
-def _held_back(text: str, stop: Sequence[str]) -> int:
-    """How many characters at the end of `text` may not be said yet: part of a character, or the start of a stop."""
-    held = 0
-    if text.endswith("\N{REPLACEMENT CHARACTER}"):
-        held = len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-    for string in stop:
-        at = text.find(string)
-        if at >= 0:
-            held = max(held, len(text) - at)
-        starts = (size for size in range(min(len(string), len(text)), 0, -1) if text.endswith(string[:size]))
-        held = max(held, next(starts, 0))
-    return held
+def _need(jobs: Sequence[Job]) -> tuple[int, int]:
+    """The rows that requests take together, and the tokens that the longest may come to."""
+    longest = max(len(job.prompt.tokens) + job.request.limit for job in jobs)
+    return sum(job.decoding.views for job in jobs), longest
 
 
-def _fingerprint(patches: Float[Tensor, "p c"], size: Int[Tensor, " 2"]) -> bytes:
-    numbers = patches.contiguous().view(torch.uint8).cpu().numpy()
-    return hashlib.blake2b(numbers.data, key=str(size.tolist()).encode()).digest()
+def _fits(scheduler: Scheduler, jobs: Sequence[Job]) -> bool:
+    rows, capacity = _need(jobs)
+    return rows <= len(scheduler.slots.table) and capacity <= scheduler.capacity

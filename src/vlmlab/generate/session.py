@@ -1,4 +1,4 @@
-"""Documents being written: one cache, one row for each document, prefilled once and extended a token at a time."""
+"""Documents being written: one cache, one slot for each document, prefilled in any chunks, extended a token at a time."""
 
 from collections.abc import Sequence
 
@@ -12,29 +12,40 @@ from vlmlab.model.vlm import VLM
 
 
 class Session:
-    """The rows in progress stand in slots 0, 1, ... of one cache, allocated once for `rows` x `capacity` tokens.
+    """One cache, allocated once for `slots` x `capacity` tokens.
 
-    Rows that end are dropped by `keep`, which moves the last rows into their slots: no step computes a row that has
-    ended, and no step copies the past of one that goes on.
+    Slots 0, 1, ... up to `rows` are the rows in progress: a step adds one token to each. The others are empty, are
+    being read, or hold what a later document may begin with. Slots change places (`join`, `leave`) so that no step
+    computes a row that is not in progress, and no step copies the past of one that is.
     """
 
-    def __init__(self, model: VLM, rows: int, capacity: int) -> None:
+    def __init__(self, model: VLM, slots: int, capacity: int) -> None:
         self.model = model
-        self.cache = model.language.cache(rows, capacity, GRAIN if model.device.type == "cuda" else 1)
+        self.cache = model.language.cache(slots, capacity, GRAIN if model.device.type == "cuda" else 1)
         self.steps = Steps(model, self.cache)
         self.rows = 0
 
     @torch.inference_mode()
-    def prefill(
+    def read(
         self, batch: Batch, visual: Float[Tensor, "l d"] | None, counts: Sequence[int], slots: Sequence[int]
     ) -> Float[Tensor, "b w"]:
-        """Read prompts, one for each row of `batch`, into `slots`; the logits after each prompt's last token."""
+        """Read more of the documents in `slots`, one for each row of `batch`; the logits after each one's last token.
+
+        `counts` says how many of the visual tokens belong to each image. A row may be shorter than the batch is wide
+        (segment 0), but not empty.
+        """
         width = batch.tokens.shape[1]
         lengths = batch.segments.bool().sum(1).tolist()
         last = torch.tensor(
             [row * width + length - 1 for row, length in enumerate(lengths)], device=batch.tokens.device
         )
-        logits = self.model.read(batch, visual, counts, rows=last, cache=self.cache, slots=slots)
+        return self.model.read(batch, visual, counts, rows=last, cache=self.cache, slots=slots)
+
+    def prefill(
+        self, batch: Batch, visual: Float[Tensor, "l d"] | None, counts: Sequence[int], slots: Sequence[int]
+    ) -> Float[Tensor, "b w"]:
+        """Read whole prompts into the first slots: they are rows in progress from here on."""
+        logits = self.read(batch, visual, counts, slots)
         self.rows = max(self.rows, *(slot + 1 for slot in slots))
         return logits
 
@@ -44,22 +55,19 @@ class Session:
         assert len(tokens) == self.rows
         return self.steps(tokens)
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """Go on with only these rows. Returns which former row each row now is, from the first."""
-        kept = sorted(rows)
-        places = [row if row < len(kept) else None for row in kept]
-        holes = [slot for slot in range(len(kept)) if slot not in kept]
-        now: list[int] = list(range(len(kept)))
-        for row, place in zip(kept, places, strict=True):
-            if place is None:
-                slot = holes.pop()
-                self.cache.copy(row, slot)
-                now[slot] = row
-        self.rows = len(kept)
-        return now
+    def join(self, slot: int) -> int:
+        """Make the document in `slot` a row in progress. Returns its slot now: what stood there stands in `slot`."""
+        assert slot >= self.rows
+        self.rows += 1
+        return self._swap(slot, self.rows - 1)
 
-    def reorder(self, sources: Sequence[int]) -> None:
-        """Let row i continue the past of row `sources[i]`, for as many rows as `sources` has."""
-        if list(sources) != list(range(self.rows)):
-            self.cache.reorder(sources)
-        self.rows = len(sources)
+    def leave(self, row: int) -> int:
+        """Let a row rest. Returns its slot now: what stood there is the row `row`."""
+        assert row < self.rows
+        self.rows -= 1
+        return self._swap(row, self.rows)
+
+    def _swap(self, slot: int, place: int) -> int:
+        if slot != place:
+            self.cache.swap(slot, place)
+        return place

@@ -78,12 +78,14 @@ class Cache:
         self.lengths[target] = length
         self.memory[target] = [entry for entry in self.memory[source] if entry[0] < length]
 
-    def reorder(self, sources: Sequence[int]) -> None:
-        """Let slot i continue the past of slot `sources[i]` (beams change places), copying each past once."""
-        length = max(self.lengths[s] for s in sources)
-        index = torch.tensor(list(sources), device=self.keys.device)
+    def swap(self, one: int, other: int) -> None:
+        """Let two slots change places, copying no more than they hold."""
+        if self.lengths[one] > self.lengths[other]:
+            one, other = other, one
+        short, long = self.lengths[one], self.lengths[other]
         for held in (self.keys, self.values):
-            held[:, : len(index), :, :length] = held[:, index, :, :length]
-        lengths, memory = list(self.lengths), list(self.memory)
-        for target, source in enumerate(sources):
-            self.lengths[target], self.memory[target] = lengths[source], list(memory[source])
+            aside = held[:, one, :, :short].clone()
+            held[:, one, :, :long] = held[:, other, :, :long]
+            held[:, other, :, :short] = aside
+        self.lengths[one], self.lengths[other] = long, short
+        self.memory[one], self.memory[other] = self.memory[other], self.memory[one]

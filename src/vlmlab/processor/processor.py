@@ -127,6 +127,16 @@ class Processor:
         one for each. Pictures are read by as many threads as torch uses. Raises ValueError that names the sample and
         the picture at fault.
         """
+        return self.collate(self.encode_all(samples, add_generation_prompt, learn, options))
+
+    def encode_all(
+        self,
+        samples: Sequence[Sample],
+        add_generation_prompt: bool = False,
+        learn: Learn | None = None,
+        options: Options | Sequence[Options | None] | None = None,
+    ) -> list[Encoded]:
+        """Each sample as ids and patches; see `__call__`."""
         if isinstance(samples, Sample):
             raise ValueError("give a list of samples, not one sample")
         each = [options] * len(samples) if options is None or isinstance(options, Options) else list(options)
@@ -142,7 +152,7 @@ class Processor:
             except ValueError as error:
                 raise ValueError(f"sample {number}: {error}" if len(samples) > 1 else str(error)) from error
 
-        return self.collate(_each(one, list(zip(range(len(samples)), samples, each, strict=True)), threads))
+        return _each(one, list(zip(range(len(samples)), samples, each, strict=True)), threads)
 
     def encode(
         self,

@@ -51,6 +51,13 @@ class Fusion(nn.Module):
         """How many `<image>` tokens stand in the text for an image of so many visual tokens."""
         raise NotImplementedError
 
+    def shares(self, counts: Sequence[int]) -> list[int]:
+        """How many visual tokens each `<image>` token of the text stands for, image after image.
+
+        A part of a document may end between any two tokens: this says which visual tokens are read with it.
+        """
+        raise NotImplementedError
+
     @uncompiled
     def seats(self, batch: Batch) -> Int[Tensor, " s"]:
         """Where the `<image>` tokens are in the flattened batch, in reading order."""

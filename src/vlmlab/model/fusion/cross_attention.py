@@ -162,6 +162,10 @@ class CrossAttention(Fusion):
         """One `<image>` token for each image."""
         return [1] * len(counts)
 
+    def shares(self, counts: Sequence[int]) -> list[int]:
+        """All of an image's visual tokens for its one `<image>` token."""
+        return list(counts)
+
     def forward(
         self,
         language: Language,

@@ -37,6 +37,10 @@ class Interleave(Fusion):
         """One `<image>` token for each visual token."""
         return list(counts)
 
+    def shares(self, counts: Sequence[int]) -> list[int]:
+        """One visual token for each `<image>` token."""
+        return [1] * sum(counts)
+
     def forward(
         self,
         language: Language,

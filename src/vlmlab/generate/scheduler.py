@@ -1,0 +1,344 @@
+"""The scheduler: many requests on one cache, each read in chunks and written token by token beside the others."""
+
+import dataclasses
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vlmlab.batch import Batch
+from vlmlab.generate.answers import Overloaded
+from vlmlab.generate.decoding import Decoding, Move
+from vlmlab.generate.job import Clock, Job
+from vlmlab.generate.session import Session
+from vlmlab.generate.sights import Sights
+from vlmlab.generate.slots import Slot, Slots
+from vlmlab.model.vlm import PIECE, VLM
+
+
+@dataclasses.dataclass
+class Gauges:
+    """How things stand, and what has happened so far: what a server's metrics show.
+
+    `waiting` requests have no place yet, `reading` ones are being prefilled, `rows` of `slots` are written to.
+    `held_tokens` of `room_tokens` in the cache belong to requests under way. The rest count from the beginning.
+    """
+
+    waiting: int = 0
+    reading: int = 0
+    rows: int = 0
+    slots: int = 0
+    held_tokens: int = 0
+    room_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    refused: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    written_tokens: int = 0
+    images: int = 0
+    image_hits: int = 0
+
+
+class Scheduler:
+    """Continuous batching over the slots of one session of fixed memory.
+
+    A `tick` admits who finds a place, looks at a few pictures, reads one chunk of at most `chunk` prompt tokens, and
+    writes one token of every row: a long prompt holds the others up by no more than a chunk. What a request writes
+    depends on none of this: not on company, order, chunks, or prefixes that were shared (beyond rounding).
+
+    `tick` belongs to one thread; `add` may be called from any. At most `queue` requests wait (None: any number).
+    """
+
+    def __init__(
+        self,
+        model: VLM,
+        sights: Sights,
+        banned: Int[Tensor, " x"],
+        slots: int,
+        capacity: int,
+        chunk: int = 512,
+        queue: int | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        if min(slots, capacity, chunk) < 1:
+            raise ValueError(f"rows, capacity and chunk must be 1 or more, not {slots}, {capacity} and {chunk}")
+        self.model, self.sights, self.clock = model, sights, clock
+        self.slots = Slots(Session(model, slots, capacity))
+        self.session = self.slots.session
+        self.banned, self.chunk, self.queue = banned, chunk, queue
+        self.lock = threading.Lock()
+        self.waiting: deque[Job] = deque()
+        self.reading: list[Job] = []
+        self.writing: list[Job] = []
+        self.counted = Gauges()
+        self.service: float | None = None  # seconds that a request has its place, lately
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens one request may have, its prompt included."""
+        return self.session.cache.capacity
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is under way."""
+        return bool(self.waiting or self.reading or self.writing)
+
+    def gauges(self) -> Gauges:
+        """How things stand now. May be called from any thread."""
+        owned = [slot for slot in self.slots.table if slot.owned]
+        return dataclasses.replace(
+            self.counted,
+            waiting=len(self.waiting),
+            reading=len(self.reading),
+            rows=self.session.rows,
+            slots=len(self.slots.table),
+            held_tokens=sum(self.slots.held(slot) for slot in owned),
+            room_tokens=len(self.slots.table) * self.capacity,
+        )
+
+    def check_queue(self) -> None:
+        """Raise Overloaded when no more requests may wait."""
+        with self.lock:
+            self._check_queue()
+
+    def add(self, job: Job) -> None:
+        """Let a request wait for its place. Raises Overloaded when too many do."""
+        with self.lock:
+            self._check_queue()
+            job.queued = self.clock()
+            self.waiting.append(job)
+
+    def _check_queue(self) -> None:
+        waiting = len(self.waiting)
+        if self.queue is not None and waiting >= self.queue:
+            self.counted.refused += 1
+            each = 1.0 if self.service is None else self.service
+            raise Overloaded(waiting, max(1.0, math.ceil(each * (waiting + 1) / len(self.slots.table))))
+
+    @torch.inference_mode()
+    def tick(self) -> bool:
+        """Do the next piece of work. Returns whether there is more."""
+        self.sweep()
+        self._admit()
+        self._look()
+        self._read()
+        self._step()
+        return self.busy
+
+    def give_up(self, error: Exception | None = None) -> None:
+        """End every request, with an error or as if it were cancelled."""
+        with self.lock:
+            jobs = [*self.waiting, *self.reading, *self.writing]
+            self.waiting.clear()
+        for job in jobs:
+            self._end(job, error, cancelled=True)
+
+    def sweep(self) -> None:
+        """Free the places of requests that were cancelled."""
+        with self.lock:
+            gone = [job for job in self.waiting if job.handle.cancelled]
+            for job in gone:
+                self.waiting.remove(job)
+        for job in [*gone, *(job for job in [*self.reading, *self.writing] if job.handle.cancelled)]:
+            self._end(job, cancelled=True)
+
+    def _admit(self) -> None:
+        """Give the requests that came first a place, and the longest prefix that is there to be had."""
+        while True:
+            with self.lock:
+                if not self.waiting:
+                    break
+                slots = self.slots.take(self.waiting[0].prompt.keys, self.waiting[0].decoding.views)
+                if slots is None:
+                    break
+                job = self.waiting.popleft()
+            job.slots, job.admitted = slots, self.clock()
+            self.reading.append(job)
+        for at, job in enumerate(self.reading):
+            earlier = [other.slots[0] for other in self.reading[:at]]
+            if job.began is None and self.slots.share(job.slots[0], earlier):
+                job.began = self.slots.held(job.slots[0])
+
+    def _look(self) -> None:
+        """Look at pictures of the requests being read: a few at a time, for others wait for their next token."""
+        room = PIECE
+        chosen: dict[Job, list[int]] = {}
+        looked: set[bytes] = set()
+        for job in self.reading:
+            for at in [] if job.began is None else job.prompt.unseen(self.slots.held(job.slots[0])):
+                sight = job.prompt.sights[at]
+                job.prompt.visual[at] = self.sights.recall(sight)
+                if job.prompt.visual[at] is not None:
+                    continue
+                if sight.key not in looked:
+                    if looked and len(sight.patches) > room:
+                        continue
+                    room -= len(sight.patches)
+                    looked.add(sight.key)
+                    job.looked += 1
+                chosen.setdefault(job, []).append(at)
+        self._see(list(chosen.items()))
+
+    def _see(self, chosen: list[tuple[Job, list[int]]]) -> None:
+        if not chosen:
+            return
+        try:
+            found = iter(self.sights.look([job.prompt.sights[at] for job, new in chosen for at in new]))
+        except Exception as error:
+            if len(chosen) == 1:
+                self._end(chosen[0][0], error)
+            else:  # find out whose picture it is
+                for one in chosen:
+                    self._see([one])
+            return
+        for job, new in chosen:
+            for at in new:
+                job.prompt.visual[at] = next(found)
+
+    def _read(self) -> None:
+        """Read the next chunk of the requests that came first; who has read all of its prompt begins to write."""
+        room = self.chunk
+        parts: list[tuple[Job, int, int]] = []
+        for job in self.reading:
+            if room == 0 or job.began is None:
+                continue
+            start = self.slots.held(job.slots[0])
+            ready = job.prompt.ready(start)
+            end = min(ready, start + room)
+            # A small part is worth a pass only if nothing of it waits to be looked at.
+            if end > start and (ready == len(job.prompt.tokens) or end == start + room):
+                parts.append((job, start, end))
+                room -= end - start
+        if not parts:
+            return
+        try:
+            logits = self._pass(parts)
+        except Exception as error:
+            for job, _, _ in parts:
+                self._end(job, error)
+            return
+        done = [at for at, (job, _, end) in enumerate(parts) if end == len(job.prompt.tokens)]
+        jobs = [parts[at][0] for at in done]
+        for job in jobs:
+            self.reading.remove(job)
+            self.writing.append(job)
+            job.live = job.slots[:1]
+            job.prompt.forget()
+            self.slots.join(job.slots[0])
+        if jobs:
+            self._advance(jobs, logits if len(done) == len(parts) else logits[done])
+
+    def _pass(self, parts: Sequence[tuple[Job, int, int]]) -> Float[Tensor, "b w"]:
+        width = max(end - start for _, start, end in parts)
+        tokens, segments, positions = torch.zeros(3, len(parts), width, dtype=torch.long)
+        visual, counts = [], []
+        for row, (job, start, end) in enumerate(parts):
+            tokens[row, : end - start] = torch.tensor(job.prompt.tokens[start:end])
+            segments[row, : end - start] = 1
+            positions[row, : end - start] = torch.arange(start, end)
+            some, each = job.prompt.part(start, end)
+            visual += [] if some is None else [some]
+            counts += each
+        batch = Batch(tokens, segments, positions).to(self.model.device)
+        slots = [job.slots[0].index for job, _, _ in parts]
+        return self.session.read(batch, torch.cat(visual) if visual else None, counts, slots)
+
+    def _step(self) -> None:
+        """Write one token of every row."""
+        rows = self.slots.rows
+        if not rows:
+            return
+        try:
+            logits = self.session.step([slot.token for slot in rows])
+        except Exception as error:
+            for job in list(self.writing):
+                self._end(job, error)
+            return
+        for slot in rows:
+            slot.keys.append(slot.token)
+        order = [slot.index for job in self.writing for slot in job.live]
+        self._advance(list(self.writing), logits if order == list(range(len(order))) else logits[order])
+
+    def _advance(self, jobs: list[Job], logits: Float[Tensor, "b w"]) -> None:
+        """Choose what follows in the rows of these requests, laid in their order; then let them go on, or end."""
+        own = dict(zip(jobs, logits.split([len(job.live) for job in jobs]), strict=True))
+        groups: dict[Decoding, list[Job]] = {}
+        scores = dict(own)
+        for job in jobs:
+            try:
+                mask = job.mask(self.banned, logits.shape[1])
+            except Exception as error:
+                self._end(job, error)
+                continue
+            if mask is not None:
+                scores[job] = own[job].masked_fill(~mask, -torch.inf)
+            groups.setdefault(job.decoding, []).append(job)
+        moved: list[tuple[Job, list[Move]]] = []
+        for decoding, group in groups.items():
+            plain = len(group) == len(jobs) and all(scores[job] is own[job] for job in group)
+            together = logits if plain else torch.cat([scores[job] for job in group])
+            try:
+                moves = decoding.advance(together, [job.request for job in group], self.banned)
+            except Exception as error:
+                for job in group:
+                    self._end(job, error)
+                continue
+            moved += zip(group, moves, strict=True)
+        for job, goes_on in moved:
+            job.written(own[job][0], self.clock())
+            if goes_on:
+                self._place(job, goes_on)
+            else:
+                self._end(job)
+
+    def _place(self, job: Job, moves: Sequence[Move]) -> None:
+        """Let each of a request's rows continue the past it chose; the first that chose a past continues it there."""
+        sources = [job.live[source] for source, _ in moves]
+        free = [slot for slot in job.slots if slot not in sources]
+        live: list[Slot] = []
+        for source, (_, token) in zip(sources, moves, strict=True):
+            slot = source
+            if source in live:
+                slot = free.pop(0)
+                self.slots.branch(source, slot)
+            slot.token = token
+            live.append(slot)
+        for slot in job.live:
+            if slot not in live:
+                self.slots.leave(slot)
+        job.live = live
+
+    def _end(self, job: Job, error: Exception | None = None, cancelled: bool = False) -> None:
+        """Free a request's place and say how it ended. What it left may be shared, unless it failed."""
+        for jobs in (self.reading, self.writing):
+            if job in jobs:
+                jobs.remove(job)
+        for slot in job.slots:
+            self.slots.release(slot, forget=error is not None)
+        job.slots, job.live = [], []
+        now = self.clock()
+        if error is not None:
+            self.counted.failed += 1
+            job.handle.finish(error)
+            return
+        answer = job.answer(now, cancelled)
+        if cancelled:
+            self.counted.cancelled += 1
+        else:
+            self.counted.finished += 1
+            lately = now - (now if job.admitted is None else job.admitted)
+            self.service = lately if self.service is None else 0.8 * self.service + 0.2 * lately
+        if job.first is not None:
+            self.counted.prompt_tokens += answer.cost.prompt_tokens
+            self.counted.reused_tokens += answer.cost.reused_tokens
+            self.counted.written_tokens += answer.cost.written_tokens
+            self.counted.images += answer.cost.images
+            self.counted.image_hits += answer.cost.image_hits
+        job.handle.finish(answer)
