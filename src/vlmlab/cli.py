@@ -17,6 +17,7 @@ from vlmlab.asking_commands import ASKING
 from vlmlab.commands import COMMANDS, Stopped
 from vlmlab.data_commands import DATA
 from vlmlab.plan_command import plan
+from vlmlab.study_command import study
 
 OVERVIEW = """usage: vlmlab [-h] [--version] [--traceback] {{{names}}} ...
 
@@ -32,7 +33,7 @@ Examples:
 vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error arose.
 """
 
-ALL = {**ASKING, **COMMANDS, "plan": plan}
+ALL = {**ASKING, **COMMANDS, "plan": plan, "study": study}
 OF_DATA = "Fetch and build corpora, say what they hold, filter them."
 
 

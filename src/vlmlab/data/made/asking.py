@@ -181,3 +181,6 @@ _KINDS: dict[Kind, Callable[[Scene, random.Random], Question | None]] = {
     "existence": existence,
     "description": description,
 }
+
+KINDS: tuple[Kind, ...] = tuple(_KINDS)
+"""Every kind."""

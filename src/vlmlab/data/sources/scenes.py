@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw
 
+from vlmlab.batch import Message, Sample
 from vlmlab.data.made import MadeConfig, MadeSource, Question
-from vlmlab.data.made.asking import Kind, ask
+from vlmlab.data.made.asking import Kind, ask, description
 from vlmlab.data.made.graph import Scene, Thing, scene
 
 _FINE = 3  # drawn this many times as large and reduced, for smooth edges
@@ -25,7 +26,8 @@ class Config(MadeConfig):
     """`side` of the square pictures, in pixels; `things`, the most that one shows; `questions` asked about each.
     `zoom`, how many times larger than usual things are, for small pictures; up to 3.
 
-    `kinds` are the kinds of questions that are asked, all equally often where the scene allows.
+    `kinds` are the kinds of questions that are asked, all equally often where the scene allows. With `told`, words that
+    say all that is there stand in place of the picture: for a decoder that is to learn the language first.
     """
 
     side: int = 224
@@ -33,6 +35,7 @@ class Config(MadeConfig):
     questions: int = 1
     zoom: float = 1.0
     kinds: tuple[Kind, ...] = ("colour", "shape", "count", "relation", "comparison", "existence")
+    told: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +63,15 @@ class Scenes(MadeSource[Truth]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.config = config
+
+    def __getitem__(self, index: int) -> Sample:
+        """The picture, or words in its place, with its questions and answers. Raises IndexError past the end."""
+        sample = super().__getitem__(index)
+        if not self.config.told:
+            return sample
+        words = description(self.truth(index).scene, self.generator(index)).answer + ".\n"
+        first, *others = sample.messages
+        return Sample((Message(first.role, (words, *first.parts[1:])), *others))
 
     def truth(self, index: int) -> Truth:
         """The scene's graph, and its questions with their answers. Raises IndexError past the end."""
