@@ -1,4 +1,4 @@
-"""Makes the tokenizer of the small studies (recipes/nano/study-tokenizer.json): bytes, and the words of their questions.
+"""Makes recipes/nano/study-tokenizer.json, the tokenizer of the small studies: bytes, and the words of their questions.
 
 python scripts/study_tokenizer.py
 """

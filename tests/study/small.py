@@ -25,7 +25,7 @@ def study(folder: Path, **changes) -> Path:
         "reference": "two",
         "seeds": [0, 1],
         "budget": 5,
-        "paper": {"where": "Table 4", "says": "No.", "finding": 4, "scores": {"128": 71.2, "64": 71.7}},
+        "paper": {"where": "Table 4", "says": "No.", "findings": [4], "scores": {"128": 71.2, "64": 71.7}},
         "arms": {"two": ["model.connector.latents=2"], "three": ["model.connector.latents=3"]},
         "claims": [{"text": "three are like two", "kind": "alike", "arms": ["three", "two"]}],
         "evaluate": {"data": {**SCENES, "split": "test", "samples": 10}, "together": 4},

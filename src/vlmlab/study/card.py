@@ -54,6 +54,7 @@ class Card:
     rises: dict[str, tuple[float, ...]]
     diverged: dict[str, tuple[bool, ...]]
     losses: dict[str, tuple[float, ...]]
+    curves: dict[str, tuple[tuple[float, ...], ...]]
     differences: dict[str, dict[str, str]]
     plan: Plan
     version: str
@@ -105,6 +106,7 @@ def make(plan: Plan, results: Mapping[tuple[str, int], Result], stopped: str = "
         rises={arm: tuple(results[arm, seed]["rise"] for seed in seeds) for arm in arms},
         diverged=diverged,
         losses={arm: _mean([results[arm, seed]["losses"] for seed in seeds]) for arm in arms},
+        curves={arm: _curve([results[arm, seed]["curve"] for seed in seeds]) for arm in arms},
         differences=differences(plan),
         plan=plan,
         version=every[0]["origin"]["version"],
@@ -178,6 +180,15 @@ def _bits(letters: str) -> list[float]:
 def _mean(curves: Sequence[Sequence[float]]) -> tuple[float, ...]:
     length = min(len(curve) for curve in curves)
     return tuple(round(sum(curve[at] for curve in curves) / len(curves), 4) for at in range(length))
+
+
+def _curve(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[tuple[float, ...], ...]:
+    """The mean of the curves of some seeds, point by point."""
+    length = min(len(curve) for curve in curves)
+    return tuple(
+        tuple(sum(values) / len(values) for values in zip(*(curve[at] for curve in curves), strict=True))
+        for at in range(length)
+    )
 
 
 def line(result: Result) -> str:

@@ -25,7 +25,7 @@ from vlmlab.train import checkpoint, run
 from vlmlab.train import plan as costs
 from vlmlab.train.gallery import Gallery
 from vlmlab.train.log import read_metrics
-from vlmlab.train.loop import Interrupted, TrainingError
+from vlmlab.train.loop import Interrupted, TrainingError, Watch
 from vlmlab.train.lower import lowered
 from vlmlab.train.means import means
 from vlmlab.train.optimizer import freeze
@@ -38,6 +38,8 @@ from vlmlab.writing import write_text
 RESULT, GALLERY = "result.json", "features"
 ROSE = 0.5
 """A loss that ends so many nats above the lowest that it had reached has diverged."""
+WATCHED = 50
+"""Pictures that are asked about on the way."""
 PROBE = 8
 """Samples of a source that are read to say what a step costs."""
 
@@ -97,10 +99,13 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
     told = ""
     try:
         with _limited(limit - (time.monotonic() - began)):
-            made = run.train(made, folder, Origin.now(recipe.text(), seed), started, leave=False)
+            origin, watch = Origin.now(recipe.text(), seed), _watch(plan, made, asked)
+            every = max(recipe.stage.steps // plan.study.watch, 1) if watch is not None else 0
+            made = run.train(made, folder, origin, started, watch, every=every, leave=False)
     except TrainingError as error:
         told = str(error)
-    losses = [record["loss"] for record in read_metrics(folder) if record["kind"] == "step"]
+    metrics = read_metrics(folder)
+    losses = [record["loss"] for record in metrics if record["kind"] == "step"]
     ways = {name: reading for name, (trained, reading) in plan.study.scored().items() if trained == arm}
     answers = {} if told or asked is None else _ask(plan, made, asked, ways)
     if made.gallery is not None:
@@ -116,6 +121,7 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
         "rise": round(rise(losses), 4),
         "diverged": bool(told) or rise(losses) > ROSE,
         "losses": losses,
+        "curve": curve(metrics),
         "questions": "" if asked is None else _hash(json.dumps([dataclasses.astuple(q) for q in asked.questions])),
         "answers": answers,
         "seconds": round(before + time.monotonic() - began, 1),
@@ -137,6 +143,34 @@ def _same(folder: Path, recipe: Recipe) -> bool:
     """Whether a folder's run is of a recipe."""
     held = folder / RESOLVED
     return held.is_file() and held.read_text(encoding="utf-8").endswith(recipe.text())
+
+
+def _watch(plan: Plan, made: Run, asked: Asked | None) -> Watch | None:
+    """What measures a run on its way, on the questions about a few pictures; None where the study asks for none."""
+    choices = plan.study.evaluate
+    if not plan.study.watch or asked is None or choices is None:
+        return None
+    few = dataclasses.replace(asked, questions=[q for q in asked.questions if q.picture < WATCHED])
+    sparing = dataclasses.replace(choices, control=1)
+    options = next(reading for _, reading in plan.study.scored().values()).options()
+    features = Features(made.model, 0, made.gallery) if made.frozen else None
+
+    def watch() -> dict[str, float]:
+        said = asking.answer(made.model, made.processor, few, sparing, options, features)
+        return {"answered": sum(said.right) / len(said.right)}
+
+    return watch
+
+
+def curve(metrics: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """How the share of right answers went: after how many steps, pictures and tokens it was what."""
+    found, pictures, tokens = [], 0.0, 0.0
+    for record in metrics:
+        if record["kind"] == "step":
+            pictures, tokens = pictures + record["images"], tokens + record["tokens"]
+        elif record["kind"] == "score":
+            found.append([float(record["step"]), pictures, tokens, round(record["answered"], 4)])
+    return found
 
 
 def samples(made: Run) -> tuple[str, int]:

@@ -30,10 +30,21 @@ def write(card: Card, results: Mapping[tuple[str, int], Result], out: Path) -> P
     write_text(out / f"{card.name}.json", json.dumps(data(card, results)) + "\n")
     write_text(out / f"{card.name}.svg", picture.scores(card))
     write_text(out / f"{card.name}-loss.svg", picture.losses(card))
+    for across in _drawn(card):
+        write_text(out / _curve(card, across), picture.curves(card, across))
     path = out / f"{card.name}.md"
     write_text(path, text(card))
     write_text(out / INDEX, index(out))
     return path
+
+
+def _drawn(card: Card) -> list[str]:
+    """What the curves of a card are drawn over; nothing where there are none."""
+    return list(picture.ACROSS) if any(card.curves.values()) else []
+
+
+def _curve(card: Card, across: str) -> str:
+    return f"{card.name}-{across.replace(' ', '-')}.svg"
 
 
 def text(card: Card) -> str:
@@ -65,6 +76,7 @@ def text(card: Card) -> str:
         "## How the arms learned",
         f"![Training loss of the arms]({card.name}-loss.svg)",
         _rises(card),
+        *(f"![Right answers over {across}]({_curve(card, across)})" for across in _drawn(card)),
         "## To make it again",
         f"```sh\nvlmlab study studies/{card.name}.toml\n```",
         f"Budget: {card.plan.study.budget:g} minutes on one machine; used: {card.minutes:.1f}. Every answer of every "
@@ -182,7 +194,7 @@ def index(folder: Path) -> str:
     cards = [card for card in cards if "judged" in card]
     rows = []
     for number, finding in enumerate(FINDINGS, 1):
-        own = [card for card in cards if card["paper"]["finding"] == number]
+        own = [card for card in cards if number in card["paper"]["findings"]]
         told = "<br>".join(_told(card) for card in own) or "no card yet"
         rows.append([f"{number}. {finding}", told])
     every = [

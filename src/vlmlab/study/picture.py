@@ -58,3 +58,21 @@ def losses(card: Card) -> str:
         for arm, curve in card.losses.items()
     ]
     return chart("Training loss (nats per learned token), mean of the seeds", card.name, "step", lines)
+
+
+ACROSS = {"steps": 0, "pictures": 1, "text tokens": 2}
+"""What the curves of a card are drawn over: the place of each in a point of a curve."""
+
+
+def curves(card: Card, across: str) -> str:
+    """How the arms learned: right answers over steps, pictures, or text tokens (those of pictures left out)."""
+    costs = {row.arm: row.cost for row in card.rows}
+    lines = []
+    for arm, points in card.curves.items():
+        visual = costs.get(arm, {}).get("visual_tokens", 0.0)
+        shown = []
+        for point in points:
+            x = point[ACROSS[across]] - (visual * point[1] if across == "text tokens" else 0.0)
+            shown.append((x, 100 * point[3]))
+        lines.append(Line(arm, shown))
+    return chart(f"Right answers in percent, over {across}", card.name, across, lines)

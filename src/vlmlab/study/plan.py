@@ -41,16 +41,16 @@ LEAST = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """Where the paper says something about the question, and what: its table or section, finding (0: none), scores."""
+    """Where the paper says something about the question, and what: its table or section, the findings it bears on, scores."""
 
     where: str
     says: str
-    finding: int = 0
+    findings: tuple[int, ...] = ()
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.finding <= 6:
-            raise ValueError(f"finding = {self.finding}: the paper has six, 0 stands for none")
+        if not all(1 <= number <= 6 for number in self.findings):
+            raise ValueError(f"findings = {list(self.findings)}: the paper has six, 1 to 6")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +128,8 @@ class Study:
     order, or where the data are what is varied, their `count`. `budget` is in minutes. `readings` makes more arms of
     each trained one: its pictures are read another way. `differs` says what the study leaves open that the paper's
     protocol says; `missing` what vlmlab lacks for it. `follow` is a second recipe that goes on from each arm's model.
-    `prepare` are recipes that make what arms start from: by the folder of their run, trained once if it is not there,
-    beside the budget.
+    `prepare` are recipes that make what arms start from, with overrides: by the folder of their run, trained once if
+    it is not there, beside the budget.
     `watch` measures each run so many times on its way, for a picture of how the arms learn.
     """
 
@@ -147,7 +147,7 @@ class Study:
     evaluate: Choices | None = None
     benchmarks: Benchmarks | None = None
     shared: Literal["samples", "count"] = "samples"
-    prepare: dict[str, str] = dataclasses.field(default_factory=dict)
+    prepare: dict[str, Overrides] = dataclasses.field(default_factory=dict)
     follow: str = ""
     watch: int = 0
     differs: str = ""
@@ -160,6 +160,9 @@ class Study:
             raise ValueError("give either [evaluate] or [benchmarks]: how the arms are scored")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be given, each once")
+        for folder, words in self.prepare.items():
+            if not words:
+                raise ValueError(f"prepare says nothing of how {folder} is made: give a recipe")
         for name in (*self.trained(), *self.readings):
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise ValueError(f"an arm is called {name!r}: use letters, digits, '-', '+', '_' and '.'")
@@ -211,7 +214,7 @@ def load(path: Path | str, overrides: Overrides = ()) -> Plan:
         study = component.parse(Study, data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    first = {Path(folder): recipes.load(path.parent / recipe) for folder, recipe in study.prepare.items()}
+    first = {Path(folder): recipes.load(path.parent / words[0], words[1:]) for folder, words in study.prepare.items()}
     return Plan(path.stem, study, {arm: _recipe(path, study, arm, every) for arm in study.trained()}, first)
 
 
