@@ -31,11 +31,12 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(tree.ROOT)))
 def test_a_recipe_introduces_itself_and_loads(path: Path):
+    from vlmlab.study import plan
     from vlmlab.train import recipe
 
     name = str(path.relative_to(tree.ROOT))
     assert untold(path.read_text(encoding="utf-8"), name) == []
-    recipe.load(path)
+    (plan if "studies" in path.parts else recipe).load(path)
 
 
 @pytest.mark.parametrize(

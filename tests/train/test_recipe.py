@@ -29,7 +29,6 @@ def test_the_resolved_recipe_is_the_recipe(tmp_path):
         ("stage.schedule=cosin", "stage.schedule = 'cosin' is not one of"),
         ("data.name=emojit", "no sources plug-in called 'emojit'"),
         ("start.model=somewhere", "`tokenizer` is for random weights"),
-        ("start.vision=nano", "two backbones are needed"),
         ("seed=-1", "seed must be between"),
         ("score.candidates=1", "candidates must be 2 or more"),
         ("sed=1", "unknown key 'sed'; did you mean 'seed'"),

@@ -14,9 +14,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
+from vlmlab import component
 from vlmlab.component import parse, plugins
 from vlmlab.hub import configs, fill, fit, names, settings
 from vlmlab.hub.files import Weights
+from vlmlab.hub.load import read_config
 from vlmlab.model.language import Language, LanguageConfig
 from vlmlab.model.meta import without_memory
 from vlmlab.model.vision import VisionConfig
@@ -55,19 +57,25 @@ PREFIXES = ("vision_model.", "dinov2.", "visual.trunk.")
 
 
 def assemble(
-    config: VLMConfig, vision_folder: Path | str, language_folder: Path | str, dtype: torch.dtype | None = torch.float32
+    config: VLMConfig,
+    vision_folder: Path | str | None,
+    language_folder: Path | str,
+    dtype: torch.dtype | None = torch.float32,
 ) -> tuple[VLM, Tokenizer]:
     """A fresh model from two backbone folders, and the tokenizer with the tokens of images and turns added.
 
-    The connector, the fusion and the added rows are drawn from torch's global generator: seed it first. Raises
-    ValueError when the config and a folder disagree, naming the key and the folder's value.
+    The connector, the fusion, the added rows and without its folder the tower are drawn from torch's global generator:
+    seed it first. Raises ValueError when the config and a folder disagree, naming the key and the folder's value.
     """
-    vision_folder, language_folder = Path(vision_folder), Path(language_folder)
+    language_folder = Path(language_folder)
     tokenizer = special_tokenizer(language_folder)
     _check_tokens(config, tokenizer, language_folder)
     with without_memory():
         model = VLM(config)
-    load_vision(model, config.vision, vision_folder, dtype)
+    if vision_folder is None:
+        model.vision = config.vision.build().to(dtype)
+    else:
+        load_vision(model, config.vision, Path(vision_folder), dtype)
     load_language(model, config.language, language_folder, dtype)
     model.connector = config.connector.build(model.vision.width, config.language.width).to(dtype)
     model.fusion = config.fusion.build(model.language, model.connector.width).to(dtype)
@@ -124,9 +132,25 @@ def load_vision(model: VLM, config: VisionConfig, folder: Path, dtype: torch.dty
 def load_language(model: VLM, config: LanguageConfig, folder: Path, dtype: torch.dtype | None) -> None:
     """Give a model built on the meta device the language model of a folder (Mistral or Llama), rows added.
 
-    A config that is not tied to the embedding can start from one that is: its head begins as a copy.
+    A config that is not tied to the embedding can start from one that is: its head begins as a copy. A config of fewer
+    layers takes the first ones, with the folder's norm behind them.
     """
     _fill_language(model.language, config, folder, dtype)
+
+
+def take_language(model: VLM, folder: Path) -> Tokenizer:
+    """Give a model the language model of one of our own folders, whatever tower it was trained with; its tokenizer.
+
+    Raises ValueError when the two language models are not of the same shape.
+    """
+    held, wanted = component.plain(read_config(folder).language), component.plain(model.config.language)
+    for key, value in held.items():
+        if wanted.get(key) != value:
+            raise ValueError(f"model.language.{key} is {wanted.get(key)!r}, but {folder} was made with {value!r}")
+    weights = Weights(folder)
+    tensors = {n.removeprefix("language."): weights[n] for n in weights if n.startswith("language.")}
+    fill.fill(model.language, _steps(tensors), [], tensors, folder, dtype=torch.float32)
+    return settings.read_tokenizer(folder)
 
 
 def read_language(
@@ -149,10 +173,13 @@ def _fill_language(language: Language, config: LanguageConfig, folder: Path, dty
     kind, values = configs.backbone(folder)
     start = _start(config, kind, folder)
     held = dataclasses.asdict(config)
-    loose = {"vocabulary", "positions", *([] if held["tied"] else ["tied"])}
+    fewer = held["layers"] < values["layers"]
+    loose = {"vocabulary", "positions", *([] if held["tied"] else ["tied"]), *["layers"] * fewer}
     _check(held, {k: v for k, v in values.items() if k not in loose}, folder, "model.language")
     weights = Weights(folder)
     tensors, unknown = _read(weights, [n for n in weights if not n.endswith(".rotary_emb.inv_freq")], "", start)
+    if fewer:
+        tensors = fit.first(tensors, held["layers"])
     if held["tied"]:
         tensors.pop("output.weight", None)
     elif "output.weight" not in tensors and values["tied"]:

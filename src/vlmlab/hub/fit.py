@@ -71,10 +71,15 @@ def drop_key_biases(tower: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tower.items() if name not in biases}
 
 
+def first(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """The first `layers` layers of a tower or a decoder, and all that is in no layer."""
+    numbered = {name: int(name.split(".")[1]) for name in tensors if name.startswith("layers.")}
+    return {name: tensor for name, tensor in tensors.items() if numbered.get(name, 0) < layers}
+
+
 def cut(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
     """A tower's first `layers` layers; the norm behind them, where there is one, has no weights that do anything."""
-    numbered = {name: int(name.split(".")[1]) for name in tensors if name.startswith("layers.")}
-    found = {name: tensor for name, tensor in tensors.items() if numbered.get(name, 0) < layers}
+    found = first(tensors, layers)
     for name, value in (("norm.weight", 1.0), ("norm.bias", 0.0)):
         if name in found:
             found[name] = torch.full_like(found[name], value)

@@ -13,6 +13,7 @@ from vlmlab.data.stream import Draw, Order
 from vlmlab.data.workers import Ahead
 from vlmlab.model.vlm import VLM
 from vlmlab.processor.pack import fill
+from vlmlab.train.gallery import Gallery
 from vlmlab.train.prepare import Features, Prepared
 
 Normalise = Callable[[Sequence[UInt8[Tensor, "_ c"]]], Tensor]
@@ -52,7 +53,7 @@ class Feed:
 
     `tokens` is how many a pass holds, `patches` of how many patches at most (0: any number). With `frozen`, the vision
     tower is taken not to change: features are kept, up to `memory` bytes, where a sample is the same each time it is
-    drawn.
+    drawn; a `gallery` keeps them beyond the run.
     """
 
     def __init__(
@@ -66,12 +67,13 @@ class Feed:
         workers: int = 0,
         memory: int = 4 << 30,
         patches: int = 0,
+        gallery: Gallery | None = None,
     ) -> None:
         self.model, self.reader, self.order, self.normalise = model, reader, order, normalise
         self.tokens, self.patches, self.frozen = tokens, patches, frozen
         # How many tokens a row of each source holds; sources of one kind agree.
         self.budgets = {name: shelf.row for name, shelf in reader.stock.items()}
-        self.features = Features(model, memory)
+        self.features = Features(model, memory, gallery)
         self.ahead = Ahead(reader, workers)
         # Of samples whose features are kept: how many pieces each has, and what is left of a piece without pixels.
         self.counts: dict[tuple[str, int], int] = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 from vlmlab.batch import IGNORE, Batch, Images, Sample
 from vlmlab.data.sources import Source
 from vlmlab.model.vlm import VLM
+from vlmlab.train.gallery import Gallery
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Features:
     """What a vision tower that does not change sees: the features of pictures, computed once.
 
     They are kept in half precision, up to `memory` bytes, and computed for each sample alone, so that they do not
-    depend on its company and a resumed run finds the same bits.
+    depend on its company and a resumed run finds the same bits. A `gallery` keeps them beyond the run.
     """
 
-    def __init__(self, model: VLM, memory: int = 4 << 30) -> None:
-        self.model, self.memory = model, memory
+    def __init__(self, model: VLM, memory: int = 4 << 30, gallery: Gallery | None = None) -> None:
+        self.model, self.memory, self.gallery = model, memory, gallery
         self.kept: dict[Hashable, Prepared] = {}
         self.held = 0
 
@@ -60,9 +61,14 @@ class Features:
 
     @torch.no_grad()
     def _see(self, made: Prepared, images: Images) -> Prepared:
+        known = None if self.gallery is None else self.gallery.find(images)
+        if known is not None:
+            return Prepared(made.tokens, made.targets, blind(images), known)
         features = self.model.vision(images.to(self.model.device)).to("cpu", torch.float16)
         if not features.isfinite().all():
             raise ValueError("the vision tower's features do not fit half precision; train it, or use bfloat16")
+        if self.gallery is not None:
+            self.gallery.add(images, features)
         return Prepared(made.tokens, made.targets, blind(images), features)
 
 

