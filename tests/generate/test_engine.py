@@ -136,6 +136,7 @@ def test_a_stream_left_early_leaves_the_engine_as_it_was(engine):
         ("abc", [], 0),
         ("abc\N{REPLACEMENT CHARACTER}", [], 1),
         ("ab\nUs", ["\nUser"], 3),
+        ("ab\nUs\N{REPLACEMENT CHARACTER}", ["\nUs\N{GRINNING FACE}"], 4),
         ("ab\nUser: x", ["\nUser"], 8),
         ("aUse", ["User", "e!"], 3),
         ("aab", ["aac"], 0),

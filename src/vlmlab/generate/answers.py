@@ -110,8 +110,8 @@ class TooLong(ValueError):
 class Overloaded(Exception):
     """Too many requests wait already. `retry_after` is an estimate, in seconds, of when there will be room."""
 
-    def __init__(self, waiting: int, retry_after: float) -> None:
-        super().__init__(f"{waiting} requests are waiting; try again in {retry_after:.0f} s")
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(f"{waiting} requests are waiting; try again in {retry_after} s")
         self.retry_after = retry_after
 
 

@@ -120,7 +120,7 @@ class Scheduler:
         if self.queue is not None and waiting >= self.queue:
             self.counted.refused += 1
             each = 1.0 if self.service is None else self.service
-            raise Overloaded(waiting, max(1.0, math.ceil(each * (waiting + 1) / len(self.slots.table))))
+            raise Overloaded(waiting, max(1, math.ceil(each * (waiting + 1) / len(self.slots.table))))
 
     @torch.inference_mode()
     def tick(self) -> bool:

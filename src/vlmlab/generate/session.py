@@ -1,4 +1,4 @@
-"""Documents being written: one cache, one slot for each document, prefilled in any chunks, extended a token at a time."""
+"""Documents being written: one cache, a slot for each document, prefilled in any chunks, then a token at a time."""
 
 from collections.abc import Sequence
 

@@ -81,7 +81,7 @@ class Slots:
     def share(self, slot: Slot, reading: Sequence[Slot]) -> bool:
         """Give a slot that was not read into yet the longest prefix that another slot holds.
 
-        False where it should rather wait, because one of `reading` is about to hold a longer one.
+        False where it should rather wait, because one of `reading` is about to hold most of what it would have to read.
         """
         best, most, promised = None, self.held(slot), 0
         for other in self.table:
@@ -92,7 +92,7 @@ class Slots:
                 best, most = other, min(alike, self.held(other))
             if other in reading:
                 promised = max(promised, alike)
-        if promised >= most + WORTH:
+        if promised - most >= max(WORTH, (len(slot.keys) - most) / 2):
             return False
         if best is not None and most >= self.held(slot) + WORTH:
             self.cache.copy(best.index, slot.index, most)

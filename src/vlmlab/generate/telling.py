@@ -46,11 +46,12 @@ class Telling:
 
 def held_back(text: str, stop: Sequence[str]) -> int:
     """How many characters at the end of `text` may not be said yet: part of a character, or the start of a stop."""
-    held = len(text) - len(text.rstrip(HALF))
+    whole = text.rstrip(HALF)
+    safe = len(whole)
     for string in stop:
         at = text.find(string)
         if at >= 0:
-            held = max(held, len(text) - at)
-        starts = (size for size in range(min(len(string), len(text)), 0, -1) if text.endswith(string[:size]))
-        held = max(held, next(starts, 0))
-    return held
+            safe = min(safe, at)
+        starts = (size for size in range(min(len(string), len(whole)), 0, -1) if whole.endswith(string[:size]))
+        safe = min(safe, len(whole) - next(starts, 0))
+    return len(text) - safe
