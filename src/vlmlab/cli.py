@@ -34,7 +34,7 @@ Examples:
 vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error arose.
 """
 
-ALL = {**ASKING, **COMMANDS, "plan": plan, **EVALUATING, "study": study}
+ALL: dict[str, Callable[..., None]] = {**ASKING, **COMMANDS, "plan": plan, **EVALUATING, "study": study}
 OF_DATA = "Fetch and build corpora, say what they hold, filter them."
 
 

@@ -54,7 +54,8 @@ def _held_out(made: Run, name: str, split: str) -> HeldOut:
     def process(sample: Sample) -> Batch:
         return made.processor([titled(sample)], learn="answers")
 
-    return HeldOut(*(Preparer(made.model, process, each, made.frozen) for each in (pictures, trained)), pictures)
+    samples, others = (Preparer(made.model, process, each, made.frozen) for each in (pictures, trained))
+    return HeldOut(samples, others, pictures)
 
 
 def titled(sample: Sample) -> Sample:

@@ -93,7 +93,7 @@ class Pareto:
     def rows(self) -> list[tuple[str, ...]]:
         """The table: the way, visual tokens, score, seconds a question, and whether it is on the frontier."""
         ahead = {point.name for point in self.frontier()}
-        found = []
+        found: list[tuple[str, ...]] = []
         for point in sorted(self.points, key=lambda point: (point.tokens, point.longest)):
             card = point.evaluation.card
             each = f"{card['seconds'] / card['questions']:.3f}"

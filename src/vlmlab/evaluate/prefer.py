@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -38,8 +38,8 @@ class Config(BenchmarkConfig):
 class Prompts(Benchmark):
     """Prompts, put as they are written. Nothing is held against the answers: people judge them."""
 
-    metric: ClassVar[str] = "exact"
-    stop: ClassVar[tuple[str, ...]] = ()
+    metric = "exact"
+    stop = ()
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from queue import SimpleQueue
 
 import torch
@@ -64,5 +65,5 @@ def _by_ray(commands: Sequence[Sequence[str]], devices: int) -> list[int]:
     except ModuleNotFoundError:
         raise ValueError("--ray needs a package: pip install ray") from None
     ray.init(ignore_reinit_error=True)
-    task = ray.remote(num_gpus=1 if devices else 0)(lambda words: subprocess.run(words, check=False).returncode)
+    task: Any = ray.remote(num_gpus=1 if devices else 0)(lambda words: subprocess.run(words, check=False).returncode)
     return list(ray.get([task.remote(list(words)) for words in commands]))

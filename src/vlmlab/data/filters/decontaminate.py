@@ -105,6 +105,15 @@ class Held:
                     numbers.append(number)
         self.hashes = np.array(hashes, np.uint64)
 
+    def fingerprint(self) -> str:
+        """A hash of the pictures, by what they are compared by, and the passages."""
+        told = hashlib.sha256(self.hashes.tobytes())
+        for _, name, small in self.pictures:
+            told.update(name.encode() + b"\0" + small.tobytes())
+        for number in sorted(self.passages):
+            told.update(number.to_bytes(8))
+        return told.hexdigest()
+
     def find(self, sample: Sample) -> Iterator[tuple[int, Reason]]:
         """The samples whose picture or passage another sample holds, and which; one may be found more than once.
 
@@ -144,13 +153,8 @@ class Decontaminate(Filter):
         self.held = Held(samples, config.bits, config.alike, config.words)
 
     def fingerprint(self) -> str:
-        """A hash of the evaluation sets' pictures, by what they are compared by, and passages."""
-        told = hashlib.sha256(self.hashes.tobytes())
-        for name, small in self.pictures:
-            told.update(name.encode() + b"\0" + small.tobytes())
-        for number in sorted(self.passages):
-            told.update(number.to_bytes(8))
-        return told.hexdigest()
+        """A hash of what the evaluation sets hold."""
+        return self.held.fingerprint()
 
     def why_not(self, sample: Sample) -> Reason | None:
         """Reasons: `picture`, `text`."""
