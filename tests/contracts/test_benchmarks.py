@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from evaluate.benchmarks.layouts import LAYOUTS
+from generate.tiny import build, processor
 from vlmlab import component
 from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig
 from vlmlab.processor.decode import open_picture
@@ -60,6 +61,16 @@ def test_every_question_can_be_asked_and_its_pictures_opened(name: str, form: st
         for choice in question.reference.choices if not question.choices else ():
             assert choice in words[-1]
         assert sample.messages[0].role == ("text" if form == "document" else "user")
+
+
+@every_benchmark
+def test_every_question_survives_the_processor(name: str, tmp_path: Path) -> None:
+    read = processor(build())
+    chat, document = (built(name, tmp_path / form, form=form) for form in ("chat", "document"))
+    for at in range(len(chat)):
+        question = chat.question(at)
+        batch = read([chat.ask(question), document.ask(document.question(at))])
+        assert (0 if batch.images is None else len(batch.images.grid)) == 2 * len(question.pictures)
 
 
 @every_benchmark

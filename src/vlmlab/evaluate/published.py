@@ -27,7 +27,7 @@ OFFICIAL = ("*.json", "*.csv", "*.tsv")
 class PublishedConfig(BenchmarkConfig):
     """`path` is a folder or a hub id, of which only the files of the split are fetched.
 
-    `revision` is a branch, tag or commit of a hub id. `pool` is where the examples' split lies, if it is not in `path`.
+    `revision` is a branch, tag or commit of that hub id. `pool` is where the examples' split lies, if not in `path`.
     """
 
     revision: str = ""
@@ -54,11 +54,11 @@ class Published(Benchmark):
             raise ValueError(f"{config.name} has no split to draw examples from: ask with shots = 0")
         if config.shots and not config.pool and Path(config.path).is_file():
             raise ValueError(f"{config.name}: examples come from {self.pool_split}, say where it lies with `pool`")
-        self.revision = config.revision
-        self.rows = self.open(self.locate(config.path, self.split), self.split)
+        self.rows = self.open(self.locate(config.path, self.split, config.revision), self.split)
         self.pool: Rows | None = None
         if config.shots:
-            self.pool = self.open(self.locate(config.pool or config.path, self.pool_split), self.pool_split)
+            path, revision = (config.pool, "") if config.pool else (config.path, config.revision)
+            self.pool = self.open(self.locate(path, self.pool_split, revision), self.pool_split)
 
     def folder(self) -> str:
         """The folder inside a hub dataset in which the parquet files lie; nothing where they may lie anywhere."""
@@ -72,7 +72,7 @@ class Published(Benchmark):
         """What row number `number` of a split means. Raises ValueError for what is wrong with it, without the place."""
         raise NotImplementedError
 
-    def locate(self, path: str, split: str) -> Path:
+    def locate(self, path: str, split: str, revision: str) -> Path:
         """The local file or folder at `path`, or where the hub's files of the split were put."""
         place = Path(path).expanduser()
         if place.exists():
@@ -80,7 +80,7 @@ class Published(Benchmark):
         if not repository.is_name(path):
             raise ValueError(f"{self.config.name}: {path} is no folder, no file, and no hub id such as lmms-lab/DocVQA")
         wanted = [pattern for name in self.splits[split] for pattern in _patterns(name, self.folder())]
-        return repository.fetch(path, (*wanted, *OFFICIAL), INSTEAD, self.revision or None, "dataset")
+        return repository.fetch(path, (*wanted, *OFFICIAL), INSTEAD, revision or None, "dataset")
 
     def open(self, place: Path, split: str) -> Rows:
         """The rows of a split. Raises ValueError when its files are not at `place`, or cannot be read."""
@@ -98,10 +98,9 @@ class Published(Benchmark):
         """The parquet files of a split, in order of their names."""
         if place.is_file():
             return [place] if place.suffix == ".parquet" else []
-        inside = place / self.folder()
-        names = self.splits[split]
-        found = (inside if inside.is_dir() else place).rglob("*.parquet")
-        return sorted(file for file in found if any(_is_of(file, name) for name in names))
+        inside = place / self.folder() if (place / self.folder()).is_dir() else place
+        found = [file.relative_to(inside) for file in inside.rglob("*.parquet")]
+        return [inside / file for file in sorted(found) if any(_is_of(file, name) for name in self.splits[split])]
 
     def only(self, rows: Rows, columns: Sequence[str]) -> Iterator[Row]:
         """Every row, with those columns; of parquet files no other is read."""
@@ -141,7 +140,7 @@ def _patterns(name: str, folder: str) -> list[str]:
 
 
 def _is_of(file: Path, name: str) -> bool:
-    """Whether a parquet file is one of a split's, by its own name or its folder's."""
+    """Whether a parquet file is one of a split's, by its own name or that of its folder inside the dataset."""
     return file.stem == name or file.stem.startswith(f"{name}-") or file.parent.name == name
 
 

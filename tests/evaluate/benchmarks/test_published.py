@@ -84,6 +84,29 @@ def test_one_split_is_not_taken_for_another(tmp_path):
         made("vqav2", tmp_path, split="test")
 
 
+def test_the_name_of_the_whole_folder_says_nothing(tmp_path):
+    layouts.textvqa(tmp_path / "validation")
+    (tmp_path / "validation" / "data" / "train-00000-of-00001.parquet").rename(
+        tmp_path / "validation" / "train-0.parquet"
+    )
+    assert len(made("textvqa", tmp_path / "validation")) == 6
+
+
+def test_a_revision_is_of_the_path_and_not_of_the_pool(tmp_path, monkeypatch):
+    layouts.textvqa(tmp_path)
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked[name] = options["revision"]
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    made("textvqa", "a/b", shots=1, revision="refs/convert/parquet")
+    assert asked == {"a/b": "refs/convert/parquet"}
+    made("textvqa", "a/b", shots=1, revision="v1", pool="c/d")
+    assert asked == {"a/b": "v1", "c/d": None}
+
+
 def test_a_single_file_is_the_split_and_no_pool(tmp_path):
     layouts.textvqa(tmp_path)
     (file,) = (tmp_path / "data").glob("validation*")
