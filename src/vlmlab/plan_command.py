@@ -58,7 +58,7 @@ def plan(
         on: A device with a known peak: a10, a100, h100, h200, l40s, rtx4090, t4, v100.
         peak: TFLOP a second of another device.
         share: How much of the peak a step reaches (0: 0.4, or all of what is measured here).
-        devices: How many of them.
+        devices: How many of them; with stage.shard, they share the weights.
         probe: How many samples of each source to read.
         device: Where to measure, when no other is named.
     """
@@ -75,7 +75,7 @@ def plan(
     recipe = recipes.load(path, overrides)
     model, config, processor, whose = _model(path, recipe)
     speed, told = _speed(on, peak, share, device, devices)
-    found = planning.plan(recipe, model.config, measuring.means(recipe, model, config, processor, probe))
+    found = planning.plan(recipe, model.config, measuring.means(recipe, model, config, processor, probe), devices)
     console = Console(highlight=False, soft_wrap=True, width=120)
     if whose:
         console.print(f"The model is that of {whose}.\n")
@@ -83,7 +83,7 @@ def plan(
     console.print()
     console.print(_parts(found, speed))
     console.print()
-    for line in (*_said(recipe, found, speed), told):
+    for line in (*_said(recipe, found, speed, devices), told):
         console.print(line)
     if run is not None:
         console.print()
@@ -204,7 +204,7 @@ def _parts(found: "Plan", speed: float) -> "Table":
     return table
 
 
-def _said(recipe: "Recipe", found: "Plan", speed: float) -> list[str]:
+def _said(recipe: "Recipe", found: "Plan", speed: float, devices: int) -> list[str]:
     """The sums, in words."""
     steps, seconds = recipe.stage.steps, found.seconds(speed)
     total = found.work * steps + found.once
@@ -212,13 +212,15 @@ def _said(recipe: "Recipe", found: "Plan", speed: float) -> list[str]:
     lines = list(dict.fromkeys(f"  {flow.name}: {flow.mean.told}" for flow in found.flows))
     lines = lines if len(lines) <= 12 else [*lines[:3], f"  ... {len(lines)} sources"]
     memory = sum(part.memory for part in found.parts)
+    spread = recipe.stage.shard and devices > 1
+    holds = f"each of {devices} devices that share it" if spread else "a device that holds all of it"
     return [
         f"a step: {found.of('images'):,.0f} pictures, {found.of('text'):,.0f} text tokens, {rows:,.0f} rows "
         f"(for 2,048 rows: stage.batch = {recipe.stage.batch * 2048 / rows:,.0f})",
         *lines,
         f"all {steps:,} steps: {found.of('samples') * steps:,.0f} samples, {found.of('images') * steps:,.0f} pictures, "
         f"{found.of('text') * steps:,.0f} text tokens, {_work(total)}",
-        f"memory of a device that holds all of it: {_gigabytes(memory)}",
+        f"memory of {holds}: {_gigabytes(memory)}",
         f"time: {seconds:.2f} s a step, {found.of('tokens') / seconds:,.0f} tokens/s, {_long(seconds * steps)} in all",
     ]
 

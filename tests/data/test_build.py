@@ -17,7 +17,7 @@ from vlmlab import writing
 from vlmlab.component import parse
 from vlmlab.data import build
 from vlmlab.data.build import Build
-from vlmlab.data.builders import BuilderConfig
+from vlmlab.data.builders import BuilderConfig, documents
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,36 @@ def test_the_manifest_tells_what_was_made(place, tmp_path):
     assert lines[0] == {"unit": "03.html", "kind": "few words", "detail": "1 words, 2 pictures"}
     assert not (tmp_path / "out" / ".work").exists()
     assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_pictures_that_return_are_dropped_from_every_page(tmp_path, monkeypatch):
+    """A banner on twelve pages, under two addresses, goes; a picture on ten stays. Counted before a crash, once."""
+    place = tmp_path / "in"
+    photo(place / "banner.png", 200, 200, 10, "PNG")
+    (place / "b.png").write_bytes((place / "banner.png").read_bytes())
+    photo(place / "ten.png", 200, 200, 99, "PNG")
+    for number in range(14):
+        photo(place / "p" / f"{number}.png", 160, 160, 8 * number, "PNG")
+        banner = "<img src='b.png'><img src='banner.png'>" if number < 6 else "<img src=banner.png>" * (number < 12)
+        shown = banner + "<img src=ten.png>" * (number < 10) + f"<img src='p/{number}.png'>"
+        (place / f"{number:02}.html").write_text(f"<title>{number}</title><p>{PROSE}</p>{shown}")
+    free = begin(place, tmp_path / "free").run(1)
+    assert free["dropped"] == {"picture: repeated": 6}
+    manifest = begin(place, tmp_path / "out", often=10).run(1)
+    assert manifest["samples"] == 14 and manifest["dropped"] == {"picture: on too many pages": 18}
+    assert len([name for name in held(tmp_path / "out") if name.startswith("pictures/")]) == 15
+    again = begin(place, tmp_path / "again", often=10)
+    with pytest.raises(Killed):
+        again.run(1, advance=dying)
+    monkeypatch.setattr(documents.Documents, "survey", None)
+    begin(place, tmp_path / "again", often=10).run(1)
+    assert held(tmp_path / "again") == held(tmp_path / "out")
+    with pytest.raises(ValueError, match="often of 0 or more"):
+        begin(place, tmp_path / "bad", often=-1)
+
+
+def dying(count):
+    raise Killed
 
 
 def test_what_is_whole_is_not_built_again(place, tmp_path, monkeypatch):

@@ -85,11 +85,11 @@ def test_a_run_is_compared_with_its_plan(run, capsys):
     assert "measured on 24 of 24" in told and "on a device of 0.01 TFLOP/s, 40% of it reached" in told
 
 
-def stage_parts(**changes):
+def stage_parts(devices=1, **changes):
     costs = planning._Costs(tiny.model().config)
     mean = planning.Mean(100, 1.0, (2, 4), 10.0, 5.0, 12.0, "")
     flow = planning.Flow("a", "a", 4.0, 1.0, 4.0, 40.0, 20.0, 48.0, 1.0, mean)
-    found, once = planning.parts(Stage(steps=10, batch=4, **changes), tiny.model().config, (flow,), costs)
+    found, once = planning.parts(Stage(steps=10, batch=4, **changes), tiny.model().config, (flow,), costs, devices)
     return {part.name: part for part in found}, once
 
 
@@ -106,6 +106,43 @@ def test_memory_is_that_of_what_learns():
     assert seen["vision"].work == pytest.approx(3 * once / 10)
     lowered, _ = stage_parts(train=("connector",), precision="bfloat16")
     assert sizes["language"] * 2 < lowered["language"].weights < found["language"].weights
+
+
+def test_a_bound_on_patches_bounds_what_is_kept():
+    """Documents have eight patches each: by tokens a pass holds ten, by patches three."""
+    learn = {"train": ("vision", "connector", "language"), "tokens": 120}
+    whole, _ = stage_parts(**learn)
+    bounded, _ = stage_parts(**learn, patches=24)
+    assert bounded["vision"].activations == pytest.approx(0.3 * whole["vision"].activations)
+    assert bounded["language"].activations < 0.5 * whole["language"].activations
+    assert bounded["vision"].work == whole["vision"].work and bounded["vision"].weights == whole["vision"].weights
+    assert stage_parts(**learn, patches=1000)[0] == whole
+    alone, _ = stage_parts(**{**learn, "tokens": 12})
+    assert stage_parts(**learn, patches=1)[0] == alone
+
+
+def test_devices_that_share_weights_hold_less():
+    """A share of everything each; what is no layer is gathered whole, and of layers two at a time."""
+    learn = {"train": ("connector", "language"), "shard": True}
+    model = tiny.model()
+    alone, _ = stage_parts(**learn)
+    assert stage_parts(**{**learn, "shard": False}, devices=8)[0] == alone
+    spread, _ = stage_parts(**learn, devices=8)
+    assert spread["vision"] == alone["vision"]  # frozen, it is whole everywhere
+    layer = {name: 4 * sum(p.numel() for p in getattr(model, name).layers[0].parameters()) for name in learn["train"]}
+    assert layer["connector"] > layer["language"]  # the largest of the model stands for all
+    for name in learn["train"]:
+        rest = alone[name].weights - len(getattr(model, name).layers) * layer[name]
+        large = layer[name] if name == "connector" else 0
+        assert spread[name].weights == alone[name].weights / 8 + rest + 2 * large
+        assert spread[name].gradients == alone[name].gradients / 8 + rest + large
+    for name in ("connector", "language"):
+        assert spread[name].optimizer == alone[name].optimizer / 8
+        assert spread[name].activations == alone[name].activations and spread[name].work == alone[name].work
+    seen, _ = stage_parts(**{**learn, "train": ("vision", "connector", "language")}, devices=8)
+    assert seen["vision"].optimizer < alone["language"].optimizer and seen["vision"].weights < spread["vision"].weights
+    small, _ = stage_parts(train=("connector",), shard=True, precision="bfloat16", devices=8)
+    assert small["language"].weights < spread["language"].weights and not small["language"].gradients
 
 
 def test_work_is_that_of_forward_and_back():
@@ -139,6 +176,9 @@ def test_what_is_kept_is_what_autograd_keeps():
 
 
 def test_devices_and_their_names(run, capsys):
+    words = ["plan", str(run), "--peak", "1", "stage.shard=true", "--devices", "4"]
+    assert cli.main(words) == 0
+    assert "memory of each of 4 devices that share it: " in capsys.readouterr().out
     assert cli.main(["plan", str(run), "--on", "h10"]) == 2
     assert "no peak is known of 'h10'; did you mean h100?" in capsys.readouterr().err
     assert cli.main(["plan", str(run), "--probe", "0"]) == 2

@@ -77,6 +77,7 @@ class Build:
     ) -> dict[str, Any]:
         """Make what is missing, with so many processes (0: one for each core). Returns the manifest."""
         if not self.finished:
+            self._survey()
             tasks = [Task(self.plain, self.place, str(self.out.resolve()), number) for number in self.waiting]
             for number in _made(tasks, workers or os.cpu_count() or 1, ray):
                 advance(len(self._range(number)))
@@ -101,8 +102,14 @@ class Build:
             return True
         for left in self.out.rglob(f"{PARTIAL}*"):
             left.unlink(missing_ok=True)
-        self.work.begin(self.header)
+        self.work.begin(held)
         return False
+
+    def _survey(self) -> None:
+        """Let the builder look at all units, where it has not before a crash, and write down what it found."""
+        held = self.work.header()
+        if held is None or "survey" not in held:
+            self.work.begin({**self.header, "survey": _builder(self.plain, self.place).survey()})
 
     def _is_done(self, number: int) -> bool:
         record = self.work.read(number)
@@ -132,6 +139,7 @@ class Build:
 def make(task: Task) -> int:
     """Make one shard: the file first, its record after it. Returns its number."""
     builder, out = _builder(task.config, task.place), Path(task.out)
+    builder.know((Work(out).header() or {}).get("survey", []))
     plain = json.loads(task.config)
     first = task.number * plain["shard"]
     units = range(first, min(len(builder), first + plain["shard"]))

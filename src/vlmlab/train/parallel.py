@@ -155,6 +155,18 @@ def sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def layers(model: VLM, stage: Stage) -> dict[str, list[nn.Module]]:
+    """The layers of each part that are spread by themselves: they are gathered one by one, when they are computed."""
+    found: dict[str, list[nn.Module]] = {part: [] for part in PARTS}
+    for part in PARTS:
+        if part == "fusion" or (part == "vision" and not stage.learns("vision")):
+            continue
+        for some in model.get_submodule(part).children():
+            if isinstance(some, nn.ModuleList):
+                found[part] += some
+    return found
+
+
 def shard(model: VLM, stage: Stage, team: Team) -> None:
     """Spread a model over processes: each layer by itself, what is left as a whole; a tower that stays is left out.
 
@@ -165,12 +177,8 @@ def shard(model: VLM, stage: Stage, team: Team) -> None:
     apart = set() if stage.learns("vision") else set(model.vision.parameters())
     for tensor in itertools.chain(apart, model.vision.buffers()):
         tensor.data = tensor.data.to(team.device)
-    for part in PARTS:
-        if part == "fusion" or (part == "vision" and apart):
-            continue
-        for layers in model.get_submodule(part).children():
-            for layer in layers if isinstance(layers, nn.ModuleList) else ():
-                fully_shard(layer, mesh=mesh)
+    for layer in itertools.chain.from_iterable(layers(model, stage).values()):
+        fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=apart)
     for module in model.modules():
         if isinstance(module, FSDPModule):

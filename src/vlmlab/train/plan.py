@@ -18,6 +18,7 @@ from vlmlab.model.meta import without_memory
 from vlmlab.model.nf4 import NF4
 from vlmlab.model.vlm import PARTS, VLM, VLMConfig
 from vlmlab.train.optimizer import adapt, freeze
+from vlmlab.train.parallel import layers
 from vlmlab.train.recipe import Recipe, Stage
 from vlmlab.train.recompute import repeated
 
@@ -143,11 +144,11 @@ def _flow(recipe: Recipe, name: str, kind: str, row: int, share: float, mean: Me
     )
 
 
-def plan(recipe: Recipe, model: VLMConfig, means: Mapping[str, Mean]) -> Plan:
-    """The plan of a recipe for a model, from what its samples are in the mean."""
+def plan(recipe: Recipe, model: VLMConfig, means: Mapping[str, Mean], devices: int = 1) -> Plan:
+    """The plan of a recipe for a model, from what its samples are in the mean. Memory is that of one of the devices."""
     taken = flows(recipe, means)
     costs = _Costs(model)
-    found, once = parts(recipe.stage, model, taken, costs)
+    found, once = parts(recipe.stage, model, taken, costs, devices)
     return Plan(taken, found, once, recipe.stage.steps)
 
 
@@ -182,8 +183,13 @@ class _Costs:
         return self.line * tokens + self.square * tokens**2
 
 
-def parts(stage: Stage, config: VLMConfig, taken: Sequence[Flow], costs: _Costs) -> tuple[tuple[Part, ...], float]:
-    """Memory and work of each part; and the FLOPs that the tower takes once for all pictures that are kept."""
+def parts(
+    stage: Stage, config: VLMConfig, taken: Sequence[Flow], costs: _Costs, devices: int = 1
+) -> tuple[tuple[Part, ...], float]:
+    """Memory and work of each part; and the FLOPs that the tower takes once for all pictures that are kept.
+
+    Memory is that of one of so many devices, which share weights where the stage says `shard`; work is that of all.
+    """
     with without_memory():
         model = VLM(config)
         adapt(model, stage)
@@ -205,9 +211,49 @@ def parts(stage: Stage, config: VLMConfig, taken: Sequence[Flow], costs: _Costs)
         if name == "language":
             learned = sum(flow.learned for flow in taken)
             work += costs.head * learned * (2 + ("language" in stage.train))
-        weights = _weights(model, name, stage, trained)
+        weights = sum(_weights(model, name, stage, trained).values()) + _packed(model, name)
         found.append(Part(name, weights, WIDE * mine, 2 * WIDE * mine, kept[name], work, units[name]))
+    if stage.shard and devices > 1:
+        found = _spread(found, model, stage, trained, devices)
     return tuple(found), once
+
+
+def _spread(found: Sequence[Part], model: VLM, stage: Stage, trained: Mapping[str, Tensor], devices: int) -> list[Part]:
+    """The parts where devices hold a share each of weights, gradients and the optimizer's state; see `parallel.shard`.
+
+    What is no layer is gathered for all of a pass, with its gradients, and layers when they are computed: the largest
+    stands here for them, twice, because the next one is gathered before one is done.
+    """
+    sizes = {name: _weights(model, name, stage, trained) for name in PARTS}
+    paths = {id(parameter): path for path, parameter in model.named_parameters()}
+    each = {
+        name: [[paths[id(p)] for p in layer.parameters()] for layer in some]
+        for name, some in layers(model, stage).items()
+    }
+    largest = max(
+        (sum(sizes[name][path] for path in layer), name, layer) for name, some in each.items() for layer in some
+    )
+    spread = []
+    for part in found:
+        own = sizes[part.name]
+        if part.name == "vision" and not stage.learns("vision"):
+            spread.append(part)  # whole everywhere
+            continue
+        rest = own.keys() - {path for layer in each[part.name] for path in layer}
+        gathered = sum(own[path] for path in rest)
+        summed = sum(WIDE * trained[path].numel() for path in rest & trained.keys())
+        if part.name == largest[1]:
+            gathered += 2 * largest[0]
+            summed += sum(WIDE * trained[path].numel() for path in largest[2] if path in trained)
+        spread.append(
+            dataclasses.replace(
+                part,
+                weights=sum(own.values()) / devices + _packed(model, part.name) + gathered,
+                gradients=part.gradients / devices + summed,
+                optimizer=part.optimizer / devices,
+            )
+        )
+    return spread
 
 
 def _forward(
@@ -234,7 +280,7 @@ def _forward(
     return forward, units, once
 
 
-def _weights(model: VLM, name: str, stage: Stage, trained: Mapping[str, Tensor]) -> float:
+def _weights(model: VLM, name: str, stage: Stage, trained: Mapping[str, Tensor]) -> dict[str, float]:
     """Bytes of a part's weights while training: frozen products of the decoder are held small, see `lowered`."""
     part = model.get_submodule(name)
     small = {
@@ -242,12 +288,16 @@ def _weights(model: VLM, name: str, stage: Stage, trained: Mapping[str, Tensor])
         for path, module in part.named_modules()
         if isinstance(module, nn.Linear) and name in ("language", "fusion") and stage.precision == "bfloat16"
     }
-    packed = sum(buffer.nbytes for module in part.modules() if isinstance(module, NF4) for buffer in module.buffers())
-    plain = sum(
-        p.numel() * (NARROW if path in small and path not in trained else WIDE)
+    return {
+        path: p.numel() * (NARROW if path in small and path not in trained else WIDE)
         for path, p in part.named_parameters(prefix=name)
-    )
-    return float(packed + plain)
+    }
+
+
+def _packed(model: VLM, name: str) -> float:
+    """Bytes of a part's four-bit weights: each device holds all of them."""
+    modules = model.get_submodule(name).modules()
+    return float(sum(buffer.nbytes for module in modules if isinstance(module, NF4) for buffer in module.buffers()))
 
 
 def _kept(model: VLM, stage: Stage, taken: Sequence[Flow]) -> dict[str, float]:
@@ -255,7 +305,11 @@ def _kept(model: VLM, stage: Stage, taken: Sequence[Flow]) -> dict[str, float]:
     most = dict.fromkeys(PARTS, 0.0)
     for flow in taken:
         mean = flow.mean
-        full = max(1.0, stage.tokens / mean.tokens)  # documents of a pass
+        full = stage.tokens / mean.tokens  # documents of a pass
+        patches = mean.images * mean.grid[0] * mean.grid[1] if mean.grid else 0.0
+        if stage.patches and patches:
+            full = min(full, stage.patches / patches)
+        full = max(1.0, full)
         pictures = round(full * mean.images) if mean.grid else 0
         visual = sum(model.placeholders(torch.tensor([mean.grid]))) if pictures else 0
         # Of many pictures one is looked at, and the others are tokens alone: what they cost is the same.

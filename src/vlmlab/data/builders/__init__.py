@@ -1,12 +1,13 @@
 """Builders: corpora out of raw files, in the layouts in which such corpora are published. Each is a plug-in.
 
 The input is a list of units (files, rows, samples) that is cut into shards of equal length. What a shard holds depends
-on its own units alone, so that shards may be made in any order, by any process, again after a crash: the bytes are the
-same. See `vlmlab.data.build` for who makes which.
+on its own units alone, and on what a survey found in all of them before, so that shards may be made in any order, by
+any process, again after a crash: the bytes are the same. See `vlmlab.data.build` for who makes which.
 """
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,6 +57,13 @@ class Builder:
     def fingerprint(self) -> str:
         """What tells this input from another: a hash of the units' names and sizes, for example."""
         raise NotImplementedError
+
+    def survey(self) -> list[str]:
+        """What has to be known of all units before any is written; most need nothing. It is asked for once."""
+        return []
+
+    def know(self, survey: Sequence[str]) -> None:
+        """What the survey found, told before `write`, in whichever process that is."""
 
     def write(self, units: range, path: Path, out: Path) -> Tally:
         """Write some units to the file at `path`. Files beside the shards go into the folder `out`.

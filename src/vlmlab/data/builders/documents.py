@@ -6,12 +6,13 @@ shards, under the hash of their bytes, and `images` has their paths from there: 
 as they are. Nothing is fetched: a picture that is not among the files is dropped.
 """
 
+import collections
 import dataclasses
 import hashlib
 import io
 import json
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,7 +38,9 @@ class Config(BuilderConfig):
     """Pictures with a side under `least` pixels, or longer than `ratio` times their width, are dropped.
 
     So are those in whose address one of `icons` stands (the words are OBELICS's, as is `least`; its ratio is 2), and
-    what a page shows a second time. A page needs `words` words and `pictures` pictures that are left.
+    what a page shows a second time. With `often`, pictures that more pages than that show are dropped as well: what
+    returns belongs to sites, not to documents (OBELICS: 10; 0: no bound). The same bytes are the same picture, whatever
+    their address. A page needs `words` words and `pictures` pictures that are left.
     """
 
     least: int = 150
@@ -45,11 +48,12 @@ class Config(BuilderConfig):
     icons: tuple[str, ...] = _ICONS
     words: int = 10
     pictures: int = 1
+    often: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.least < 1 or self.ratio < 1 or self.words < 0 or self.pictures < 0:
-            raise ValueError("needs least and ratio of 1 or more, and words and pictures of 0 or more")
+        if self.least < 1 or self.ratio < 1 or min(self.words, self.pictures, self.often) < 0:
+            raise ValueError("needs least and ratio of 1 or more, and words, pictures and often of 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Documents(Builder):
         self.files = raw.found(self.place, ENDINGS)
         folder = self.place.parent if self.place.is_file() else self.place
         self.inside = folder.resolve()
+        self.frequent: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -79,6 +84,35 @@ class Documents(Builder):
     def fingerprint(self) -> str:
         """The names and sizes of the pages."""
         return raw.listing(self.files, self.place)
+
+    def survey(self) -> list[str]:
+        """The hashes of pictures that too many pages show. Without `often`, no page is read."""
+        digests: dict[Path, str] = {}
+        pages: collections.Counter[str] = collections.Counter()
+        for file in self.files if self.config.often else ():
+            try:
+                parts = _page(file).parts
+            except (OSError, ValueError):
+                continue  # building names it
+            pages.update({digest for part in parts if (digest := self._digest(part, file, digests))})
+        return sorted(digest for digest, count in pages.items() if count > self.config.often)
+
+    def know(self, survey: Sequence[str]) -> None:
+        """Which pictures too many pages show."""
+        self.frequent = frozenset(survey)
+
+    def _digest(self, part: str | html.Shown, file: Path, digests: dict[Path, str]) -> str:
+        """The hash of a picture that a page shows; empty where a part is none of the files. Each is read once."""
+        if isinstance(part, str):
+            return ""
+        try:
+            path = self._located(part.address, file)
+            if path not in digests:
+                with path.open("rb") as held:
+                    digests[path] = hashlib.file_digest(held, "sha256").hexdigest()
+        except (OSError, ValueError):
+            return ""
+        return digests[path]
 
     def write(self, units: range, path: Path, out: Path) -> Tally:
         """The pages as rows. Pages are dropped as `unreadable`, `few words` or `few pictures`."""
@@ -100,9 +134,7 @@ class Documents(Builder):
 
     def _row(self, file: Path, name: str, out: Path, tally: Tally) -> dict[str, Any] | None:
         try:
-            if file.stat().st_size > _MOST:
-                raise ValueError(f"more than {_MOST} bytes")
-            page = html.read(file.read_bytes())
+            page = _page(file)
         except (OSError, ValueError) as error:
             tally.drop(name, "unreadable", str(error))
             return None
@@ -156,6 +188,8 @@ class Documents(Builder):
         digest = hashlib.sha256(data).hexdigest()
         if digest in seen:
             raise ValueError("repeated")
+        if digest in self.frequent:
+            raise ValueError("on too many pages")
         picture = Picture(data, shown.address)
         try:
             short, long = sorted(size(picture))
@@ -195,6 +229,13 @@ class Documents(Builder):
         if missing or not path.is_relative_to(self.inside):
             raise ValueError("not there")
         return path
+
+
+def _page(file: Path) -> html.Page:
+    """What a page shows. Raises ValueError or OSError where it cannot be read."""
+    if file.stat().st_size > _MOST:
+        raise ValueError(f"more than {_MOST} bytes")
+    return html.read(file.read_bytes())
 
 
 def _decoded(picture: Picture) -> tuple[int, int, str]:
