@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from vlmlab.commands import Device, Number, Words, adapter_folder, best_device, model_folder, torch_dtype
+from vlmlab.quantize_command import configured, speed_up
 
 if TYPE_CHECKING:
     from vlmlab.generate.engine import Engine
@@ -35,6 +36,10 @@ class Asking:
     """Where to compute."""
     dtype: Number = "auto"
     """The kind of numbers to compute with; auto is as stored."""
+    quantize: Annotated[
+        Literal["", "int8", "int4", "nf4"], arg(metavar="int8|int4|nf4", help_behavior_hint="(default: as stored)")
+    ] = ""
+    """Hold the decoder's weights in few bits; see vlmlab quantize for a folder of them, and for awq."""
 
 
 Asked = Annotated[Asking, arg(name="", prefix_name=False)]
@@ -120,7 +125,11 @@ def _engine(asking: Asking) -> "Engine":
 
     where = asking.device or best_device()
     dtype = torch_dtype(asking.dtype)
-    model, processor = load(model_folder(name), device=where, dtype=dtype, fetch=media.fetch, adapter=adapter)
+    quantizer = configured(asking.quantize).build() if asking.quantize else None
+    model, processor = load(
+        model_folder(name), device=where, dtype=dtype, fetch=media.fetch, adapter=adapter, quantize=quantizer
+    )
+    speed_up(model)
     return Engine(model, processor)
 
 

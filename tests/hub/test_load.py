@@ -177,7 +177,7 @@ def test_weights_that_do_not_fit(edits: dict[str, Any], message: str, tmp_path: 
         ({"model_type": "llava"}, "model type 'llava' is not known as a whole model; known: idefics2$"),
         ({"model_type": None}, "model type None"),
         ({"model_type": "siglip"}, "known: idefics2; as a backbone it goes into start.vision"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config: quantised weights cannot be read"),
+        ({"quantization_config": {"bits": 4}}, "weights quantized with quant_method = None cannot be read"),
         ({"perceiver_config": {"qk_layer_norms": True}}, "perceiver_config.qk_layer_norms"),
         ({"perceiver_config": {"hidden_act": "gelu"}}, "hidden_act 'gelu' is not supported"),
         ({"vision_config": {"hidden_act": "relu"}}, "hidden_act 'relu' is not supported; known: gelu_pytorch_tanh"),

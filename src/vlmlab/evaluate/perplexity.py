@@ -59,7 +59,7 @@ def reader(language: Language, tokenizer: Tokenizer) -> Reader:
         ids = tokenizer.encode(text).ids[:most]
         if len(ids) < 2:
             return 0.0, 0
-        tokens = torch.tensor([ids], device=language.embedding.weight.device)
+        tokens = torch.tensor([ids], device=language.device)
         batch = Batch(tokens, torch.ones_like(tokens), torch.arange(len(ids), device=tokens.device)[None])
         seen = language.read(batch)
         x = language.embedding(tokens[0])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vlmlab.hub import files, fill, names
 from vlmlab.model import adapters
 from vlmlab.model.adapters import DEFAULT, Adapted, LowRank
-from vlmlab.model.nf4 import NF4
+from vlmlab.model.packed import Packed, Table8
 from vlmlab.model.products import Linear
 from vlmlab.model.vlm import VLM
 
@@ -58,7 +58,7 @@ def linear_layers(model: VLM, part: str) -> dict[str, str]:
     found = {}
     for path, module in model.get_submodule(part).named_modules(prefix=part):
         inside = isinstance(model.get_submodule(path.rpartition(".")[0]), Adapted)
-        if isinstance(module, Linear | NF4 | Adapted) and not inside:
+        if isinstance(module, Linear | Packed | Adapted) and not (inside or isinstance(module, Table8)):
             theirs = names.to_theirs(f"{path}.weight", names.IDEFICS2)
             if theirs is None or theirs[1] == "same":
                 found[path] = path if theirs is None else theirs[0].removesuffix(".weight")
@@ -317,7 +317,7 @@ def _made(model: VLM, path: str, some: Mapping[str, Tensor], config: Mapping[str
     alpha = float(_pattern(config, "alpha_pattern", theirs, config.get("lora_alpha", 8)))
     layer = model.get_submodule(path)
     base = layer.base if isinstance(layer, Adapted) else layer
-    assert isinstance(base, Linear | NF4)
+    assert isinstance(base, Linear | Packed)
     like = base.weight
     a, b, magnitude = a.to(like), b.to(like), None if magnitude is None else magnitude.flatten().to(like)
     dropout, rslora = float(config.get("lora_dropout", 0.0)), bool(config.get("use_rslora", False))

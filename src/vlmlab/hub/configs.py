@@ -65,10 +65,6 @@ def idefics2(data: Mapping[str, Any]) -> dict[str, Plain]:
     files do, they add the text model's 1e-5, as in training; transformers from 4.46 adds 1e-6.
     Raises ValueError for what this architecture has and we do not.
     """
-    if "quantization_config" in data:
-        raise ValueError(
-            "quantization_config: quantised weights cannot be read; take the checkpoint they were made from"
-        )
     vision, bridge, text = (data.get(f"{part}_config") or {} for part in ("vision", "perceiver", "text"))
     if bridge.get("qk_layer_norms", False):
         raise ValueError("perceiver_config.qk_layer_norms: a resampler with norms on queries and keys is not supported")

@@ -11,9 +11,10 @@ from vlmlab.hub.names import Step
 
 
 def put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Make `tensor` the module's parameter of that (dotted) name."""
+    """Make `tensor` the module's parameter or buffer of that (dotted) name."""
     parent, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, nn.Parameter(tensor))
+    owner = module.get_submodule(parent)
+    setattr(owner, leaf, tensor if leaf in dict(owner.named_buffers(recurse=False)) else nn.Parameter(tensor))
 
 
 def fill(
@@ -25,12 +26,13 @@ def fill(
     device: Any = "cpu",
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Give every parameter of a module built on the meta device its numbers, one tensor at a time.
+    """Give everything that a module built on the meta device holds its numbers, one tensor at a time.
 
-    `dtype=None` keeps each as stored; on the CPU it then stays a view into the file. Raises ValueError when a tensor is
-    missing, unexpected, or of another shape, naming it.
+    `dtype=None` keeps each as stored; on the CPU it then stays a view into the file. Codes and scales of weights in few
+    bits stay as stored anyway. Raises ValueError when a tensor is missing, unexpected, or of another shape, naming it.
     """
-    expected = dict(module.named_parameters())
+    fixed = dict(module.named_buffers())
+    expected: dict[str, Tensor] = {**dict(module.named_parameters()), **fixed}
     odd = [*unknown, *(step.theirs[0] for step in steps if step.ours not in expected)]
     if odd:
         raise ValueError(f"{where} holds {_some(odd)}, which this model has no place for")
@@ -39,11 +41,17 @@ def fill(
         raise ValueError(f"{where} has no tensor for {_some(missing)}")
     for step in steps:
         tensor = step.make(*(weights[name] for name in step.theirs))
-        wanted = expected[step.ours].shape
-        if tensor.shape != wanted:
+        shape = expected[step.ours].shape
+        if tensor.shape != shape:
             raise ValueError(
-                f"{where}: {step.theirs[0]} is {list(tensor.shape)}, but {step.ours} of this config is {list(wanted)}"
+                f"{where}: {step.theirs[0]} is {list(tensor.shape)}, but {step.ours} of this config is {list(shape)}"
             )
+        if step.ours in fixed:
+            wanted = fixed[step.ours]
+            if tensor.dtype != wanted.dtype and not (tensor.is_floating_point() and wanted.is_floating_point()):
+                raise ValueError(f"{where}: {step.theirs[0]} holds {tensor.dtype}, not {wanted.dtype}")
+            put(module, step.ours, tensor.to(device))
+            continue
         if not tensor.is_floating_point():
             raise ValueError(
                 f"{where}: {step.theirs[0]} holds {tensor.dtype} numbers; quantised weights cannot be read"

@@ -1,18 +1,19 @@
 """A checkpoint folder, ours or the hub's, as a model.
 
     ours         vlmlab.toml ([model], [processor])   model.safetensors   tokenizer.json
-    the hub's    config.json (Idefics2)               safetensors, sharded or not   tokenizer.json and its settings
+    the hub's    config.json (Idefics2, AWQ too)   safetensors, sharded or not   tokenizer.json, settings
 
 Weights go straight to their device and dtype. On the CPU, in the dtype they are stored in, they stay a view into the
 file: nothing is read until it is used. Only safetensors, JSON and TOML are ever read.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from vlmlab import component
-from vlmlab.hub import adapters, configs, files, fill, names, repository, settings
+from vlmlab.hub import adapters, awq, configs, files, fill, names, packed, repository, settings
 from vlmlab.hub.files import Weights
 from vlmlab.model.meta import without_memory
 from vlmlab.model.vlm import VLM, VLMConfig
@@ -35,18 +36,23 @@ def load(
     revision: str | None = None,
     fetch: Fetch | None = None,
     adapter: Path | str | None = None,
+    quantize: Callable[[VLM], VLM] | None = None,
 ) -> tuple[VLM, Processor]:
     """The model and its processor: a checkpoint folder, a hub id such as HuggingFaceM4/idefics2-8b, or `nano`.
 
     `dtype=None` keeps the weights as they are stored; `revision` is a branch, tag or commit of a hub id; `fetch` gets
     the bytes of pictures that are named by URL, which are refused without it; `adapter` is a folder or hub id of PEFT's
-    files, whose adapter acts in the model. Memory stays below the weights and one shard. Raises ValueError that says
-    what is wrong with which file, and what to do.
+    files, whose adapter acts in the model; `quantize` is a quantizer, such as `vlmlab.quantize.int8.Config().build()`,
+    which gets the model with its adapter before it goes to its device. A folder that was quantized needs none. Memory
+    stays below the weights and one shard. Raises ValueError that says what is wrong with which file, and what to do.
     """
     place = locate(folder, revision)
-    model = read_model(place, device, dtype)
+    device = _device(device)
+    model = read_model(place, device if quantize is None else "cpu", dtype)
     if adapter is not None:
         adapters.read(model, locate(adapter))
+    if quantize is not None:
+        model = quantize(model).to(device)
     return model, read_processor(place, model, fetch)
 
 
@@ -68,14 +74,20 @@ def read_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
     weights = Weights(folder)
     with without_memory():
         model = VLM(config)
+        held = packed.read(folder) if native else awq.read(folder, weights)
+        if held is not None:
+            packed.prepare(model, held, folder)
     if native:
         steps = [names.Step(name, (name,), names.MAKE["same"]) for name in weights]
         unknown: list[str] = []
     else:
-        steps, unknown = names.plan_idefics2(list(weights))
+        steps, unknown = names.plan_idefics2([name for name in weights if not awq.packed(name)])
+        steps += awq.plan(list(weights))
         if component.plain(config.language)["tied"]:  # some files hold the embedding a second time, as the head
             steps = [step for step in steps if step.ours != "language.output.weight"]
     fill.fill(model, steps, unknown, weights, folder, device, dtype)
+    for layer in packed.layers(model).values():
+        layer.dtype = model.dtype
     return model.eval()
 
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlmlab.model.meta import without_memory
-from vlmlab.model.nf4 import NF4
+from vlmlab.model.packed import Packed, Table8
 from vlmlab.model.products import ACTIVATIONS, Activation, Linear, adapted, linear
 
-Base = Linear | NF4
-"""What can be adapted: a linear layer, its weight as stored or in four bits."""
+Base = Linear | Packed
+"""What can be adapted: a linear layer, its weight as stored or in few bits."""
 
 DEFAULT = "default"
 """The name of an adapter that was given none, as in PEFT."""
@@ -327,9 +327,9 @@ def replace(model: nn.Module, paths: Iterable[str], make: Callable[[Linear], Bas
 def plain_state(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
     """`state_dict` as if the model had no adapters: what acts is in the weights, and the names are a plain model's.
 
-    Weights held in four bits are given back as numbers.
+    Weights held in few bits are given back as numbers.
     """
-    whole = {path: m for path, m in model.named_modules() if isinstance(m, Adapted | NF4)}
+    whole = {path: m for path, m in model.named_modules() if isinstance(m, Adapted | Packed)}
     found: dict[str, Tensor] = {}
     for key, tensor in model.state_dict().items():
         pieces = key.split(".")
@@ -361,7 +361,7 @@ def _linear(weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> L
 def _base(model: nn.Module, path: str) -> Base:
     layer = model.get_submodule(path)
     base = layer.base if isinstance(layer, Adapted) else layer
-    if not isinstance(base, Base):
+    if not isinstance(base, Base) or isinstance(base, Table8):
         raise ValueError(f"{path} is no linear layer, but {type(base).__name__}: it cannot be adapted")
     return base
 

@@ -5,14 +5,13 @@ the quantiles of a normal distribution are: 4.5 bits a weight. Numbers and packi
 unpacks the weight, uses it and drops it; so does the gradient of what goes in, which keeps nothing.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from vlmlab.model.products import ACTIVATIONS, Activation, Linear
+from vlmlab.model.packed import Packed
+from vlmlab.model.products import Linear
 
 BLOCK = 64
 
@@ -45,46 +44,19 @@ def unpack(
     return blocks.flatten()[: shape[0] * shape[1]].view(shape).to(dtype)
 
 
-class NF4(nn.Module):
+class NF4(Packed):
     """A linear layer, as `Linear`, that cannot learn: its weight is in four bits. Its bias is as it was."""
 
+    kind = "nf4"
     codes: UInt8[Tensor, " m"]
     scales: Float[Tensor, " s"]
 
     def __init__(self, layer: Linear) -> None:
-        super().__init__()
+        super().__init__(layer.weight, layer.bias)
         codes, scales = pack(layer.weight)
-        self.out_features, self.in_features = layer.out_features, layer.in_features
-        self.dtype, self.bias = layer.weight.dtype, layer.bias
         self.register_buffer("codes", codes)
         self.register_buffer("scales", scales)
-
-    @property
-    def weight(self) -> Float[Tensor, "o i"]:
-        """The weight, unpacked into the dtype it had."""
-        return self.unpacked(self.dtype)
 
     def unpacked(self, dtype: torch.dtype) -> Float[Tensor, "o i"]:
         """The weight, unpacked into a dtype."""
         return unpack(self.codes, self.scales, (self.out_features, self.in_features), dtype)
-
-    def forward(self, x: Float[Tensor, "*n i"], activation: Activation | None = None) -> Float[Tensor, "*n o"]:
-        """`x` times the transposed weight, plus the bias, and then the activation."""
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        out: Tensor = _Product.apply(x.to(dtype), self)
-        out = out if self.bias is None else out + self.bias.to(dtype)
-        return out if activation is None else ACTIVATIONS[activation](out)
-
-
-class _Product(torch.autograd.Function):
-    """`x` times a weight that is unpacked twice: once for the product, once for its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Float[Tensor, "*n i"], layer: NF4) -> Float[Tensor, "*n o"]:
-        ctx.layer = layer
-        return F.linear(x, layer.unpacked(x.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Float[Tensor, "*n o"]) -> tuple[Float[Tensor, "*n i"], None]:
-        return gradient @ ctx.layer.unpacked(gradient.dtype), None

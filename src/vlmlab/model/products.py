@@ -182,3 +182,11 @@ class Linear(nn.Linear):
     def forward(self, x: Float[Tensor, "*n i"], activation: Activation | None = None) -> Float[Tensor, "*n o"]:
         """`x` times the transposed weight, plus the bias, and then the activation."""
         return linear(x, self.weight, self.bias, activation)
+
+
+class Embedding(nn.Embedding):
+    """The vectors of tokens, which can be read backwards too, as a tied head."""
+
+    def backwards(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n w"]:
+        """How well each token's vector fits: the product with the whole table."""
+        return linear(hidden, self.weight)

@@ -110,9 +110,9 @@ class VLM(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the language model's weights are."""
-        return self.language.embedding.weight.device
+        return self.language.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the language model's weights."""
-        return self.language.embedding.weight.dtype
+        """What the language model's stream is made of."""
+        return self.language.dtype

@@ -14,6 +14,8 @@ from vlmlab.component import Plugin
 from vlmlab.model.attention import Blocks, grouped
 from vlmlab.model.cache import Cache
 from vlmlab.model.eager import uncompiled
+from vlmlab.model.layers import RMSNorm
+from vlmlab.model.products import Embedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +58,19 @@ class Language(nn.Module):
     """A language model: `embedding`, `layers`, `norm` and `head`; a fusion runs the layers."""
 
     config: LanguageConfig
-    embedding: nn.Embedding
+    embedding: Embedding
     layers: nn.ModuleList
-    norm: nn.Module
+    norm: RMSNorm
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are."""
+        return self.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the stream between the layers is made of: the norm's, since matrices may be held in fewer bits."""
+        return self.norm.weight.dtype
 
     def read(self, batch: Batch, cache: Cache | None = None, slots: Sequence[int] | None = None) -> Reading:
         """Lay the batch's tokens end to end and say what each may look at."""

@@ -16,7 +16,7 @@ from vlmlab.model.attention import Blocks, attend, decode, dense, rotary, rotate
 from vlmlab.model.cache import Cache
 from vlmlab.model.language import Language, LanguageConfig, Reading, lay_out
 from vlmlab.model.layers import GatedMLP, RMSNorm, init_normal
-from vlmlab.model.products import Linear, linear
+from vlmlab.model.products import Embedding, Linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Mistral(Language):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config: Config = config
-        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.embedding = Embedding(config.vocabulary, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.eps)
         self.output = None if config.tied else Linear(config.width, config.vocabulary, bias=False)
@@ -140,12 +140,12 @@ class Mistral(Language):
 
     def head(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n w"]:
         """Logits over the vocabulary; a tied head is the embedding read backwards."""
-        return linear(hidden, self.embedding.weight) if self.output is None else self.output(hidden)
+        return self.embedding.backwards(hidden) if self.output is None else self.output(hidden)
 
     def cache(self, slots: int, capacity: int, grain: int = 1) -> Cache:
         """An empty cache of this model's shape, on its device and in its dtype."""
-        c, weight = self.config, self.embedding.weight
-        return Cache(c.layers, slots, capacity, c.kv_heads, c.head_width, weight.device, weight.dtype, grain)
+        c = self.config
+        return Cache(c.layers, slots, capacity, c.kv_heads, c.head_width, self.device, self.dtype, grain)
 
     def read(self, batch: Batch, cache: Cache | None = None, slots: Sequence[int] | None = None) -> Reading:
         """Lay the batch's tokens end to end and say what each may look at.
@@ -184,8 +184,7 @@ class Mistral(Language):
 
     def _rotary(self, positions: Int[Tensor, " n"]) -> tuple[Float[Tensor, "n 1 k"], Float[Tensor, "n 1 k"]]:
         cos, sin = rotary(positions, self.config.head_width, self.config.theta)
-        dtype = self.embedding.weight.dtype
-        return cos.to(dtype), sin.to(dtype)
+        return cos.to(self.dtype), sin.to(self.dtype)
 
 
 def _check_room(cache: Cache, slot: int, length: int) -> None:
