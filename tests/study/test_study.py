@@ -31,7 +31,7 @@ def results(path, folder):
 
 
 def test_it_leaves_a_card_with_its_data_pictures_and_index(done):
-    path, folder, card, told = done
+    _, folder, card, told = done
     assert [line.split("  ")[1] for line in told if line[0].isdigit()] == [
         "two, seed 0",
         "three, seed 0",
@@ -153,7 +153,7 @@ def test_where_data_are_varied_only_their_number_is_compared(done):
 
 def test_it_stops_before_its_budget_is_exceeded(done, tmp_path, monkeypatch):
     path, folder, _, _ = done
-    slow = {run: {**found, "seconds": 50.0} for run, found in results(path, folder).items()}
+    slow = {run: {**found, "spent": 50.0} for run, found in results(path, folder).items()}
     for (arm, seed), found in slow.items():
         if (arm, seed) != ("three", 1):
             place = one.folder_of(tmp_path / "runs", plans.load(path), arm, seed)

@@ -101,7 +101,7 @@ def make(plan: Plan, results: Mapping[tuple[str, int], Result], stopped: str = "
         questions=asked,
         pictures=max((len(set(some[0]["pictures"])) for some in said.values()), default=0),
         seeds=seeds,
-        minutes=sum(result["seconds"] for result in results.values()) / 60,
+        minutes=sum(result["spent"] for result in results.values()) / 60,
         stopped=stopped,
         rises={arm: tuple(results[arm, seed]["rise"] for seed in seeds) for arm in arms},
         diverged=diverged,

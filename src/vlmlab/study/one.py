@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlmlab import component
 from vlmlab.study import asking
 from vlmlab.study.asking import Answers, Asked
@@ -35,6 +37,8 @@ from vlmlab.train.recipe import RESOLVED, Recipe
 from vlmlab.train.run import Run
 from vlmlab.writing import write_text
 
+CORES = 2
+"""How many cores a budget is of."""
 RESULT, GALLERY = "result.json", "features"
 ROSE = 0.5
 """A loss that ends so many nats above the lowest that it had reached has diverged."""
@@ -69,24 +73,29 @@ def identity(plan: Plan, arm: str, seed: int) -> str:
     return _hash(json.dumps([plan.recipe(arm, seed).text(), asked, ways]))
 
 
+def share() -> float:
+    """How much of the cores of a budget a run of this process takes; all of them where there is an accelerator."""
+    return 1.0 if torch.cuda.is_available() else min(torch.get_num_threads() / CORES, 1.0)
+
+
 def spent(root: Path, plan: Plan, arm: str, seed: int) -> float:
-    """Seconds that a run has taken so far, finished or not."""
+    """Seconds of the budget that a run has taken so far, finished or not: those of all its cores."""
     found = result(root, plan, arm, seed)
     if found is not None:
-        return float(found["seconds"])
+        return float(found["spent"])
     folder = folder_of(root, plan, arm, seed)
     if not _same(folder, plan.recipe(arm, seed)):
         return 0.0
-    return float(sum(record["seconds"] for record in read_metrics(folder) if record["kind"] == "step"))
+    return share() * sum(record["seconds"] for record in read_metrics(folder) if record["kind"] == "step")
 
 
 def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: float = math.inf) -> dict[str, Any]:
-    """Train and ask one run, from where it was left, and write its result; `limit` is in seconds.
+    """Train and ask one run, from where it was left, and write its result; `limit` is in seconds of the budget.
 
     Raises OutOfTime when training would go beyond the limit, Interrupted when it was asked to stop.
     """
     began, folder, recipe = time.monotonic(), folder_of(root, plan, arm, seed), plan.recipe(arm, seed)
-    before = spent(root, plan, arm, seed)
+    before = spent(root, plan, arm, seed) / share()
     started = _goes_on(folder, recipe)
     made = run.build(recipe, device)
     if made.frozen:
@@ -98,7 +107,7 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
         asked = asking.questions(plan.study.evaluate, made.processor.tokenizer)
     told = ""
     try:
-        with _limited(limit - (time.monotonic() - began)):
+        with _limited(limit / share() - (time.monotonic() - began)):
             origin, watch = Origin.now(recipe.text(), seed), _watch(plan, made, asked)
             every = max(recipe.stage.steps // plan.study.watch, 1) if watch is not None else 0
             made = run.train(made, folder, origin, started, watch, every=every, leave=False)
@@ -110,6 +119,7 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
     answers = {} if told or asked is None else _ask(plan, made, asked, ways)
     if made.gallery is not None:
         made.gallery.save()
+    seconds = before + time.monotonic() - began
     found = {
         "identity": identity(plan, arm, seed),
         "origin": Origin.now(recipe.text(), seed).plain(),
@@ -124,7 +134,8 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
         "curve": curve(metrics),
         "questions": "" if asked is None else _hash(json.dumps([dataclasses.astuple(q) for q in asked.questions])),
         "answers": answers,
-        "seconds": round(before + time.monotonic() - began, 1),
+        "seconds": round(seconds, 1),
+        "spent": round(seconds * share(), 1),
         "cost": cost(made) if seed == plan.study.seeds[0] else {},
     }
     write_text(folder / RESULT, json.dumps(found) + "\n")

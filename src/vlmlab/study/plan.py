@@ -41,7 +41,7 @@ LEAST = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """Where the paper says something about the question, and what: its table or section, the findings it bears on, scores."""
+    """What the paper says about the question, and where (a table or section); the findings it bears on; its scores."""
 
     where: str
     says: str
@@ -122,15 +122,14 @@ class Study:
     """A study.
 
     An arm is a list of overrides of the recipe `base` (a path from the study's file), behind the `changes` that are of
-    all arms. With `axes`, the arms are every
-    combination of their levels, named by these; else they are listed in `arms`. `reference` is the arm whose positive
-    control must pass. `shared` says what is equal between arms of one seed: `samples`, the same ones in the same
-    order, or where the data are what is varied, their `count`. `budget` is in minutes. `readings` makes more arms of
-    each trained one: its pictures are read another way. `differs` says what the study leaves open that the paper's
-    protocol says; `missing` what vlmlab lacks for it. `follow` is a second recipe that goes on from each arm's model.
-    `prepare` are recipes that make what arms start from, with overrides: by the folder of their run, trained once if
-    it is not there, beside the budget.
-    `watch` measures each run so many times on its way, for a picture of how the arms learn.
+    all arms. With `axes`, the arms are every combination of their levels, named by these; else they are listed in
+    `arms`. `readings` makes several arms of the card of each that is trained: its pictures are read in several ways.
+    `reference` is the arm whose positive control must pass. `shared` says what is equal between arms of one seed:
+    `samples`, the same ones in the same order, or where the data are what is varied, their `count`. `budget` is in
+    minutes of two cores, or of one accelerator. `prepare` are recipes that make what arms start from, with overrides:
+    by the folder of their run, trained once if it is not there, beside the budget. `watch` measures each run so many
+    times on its way, for a picture of how the arms learn. `follow` is a second recipe that goes on from each arm's
+    model (at full size). `differs` says how this is not the paper's protocol, `missing` what vlmlab lacks for it.
     """
 
     question: str

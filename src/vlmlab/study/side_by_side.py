@@ -22,7 +22,7 @@ from vlmlab.study.study import check_small, prepare, runs
 def carry_out(plan: Plan, file: Path, overrides: Sequence[str], root: Path, workers: int, ray: bool) -> None:
     """Do all runs that are left, `workers` at a time. Raises ValueError naming those that failed.
 
-    The budget is of each run's time, all added up, and looked at before each.
+    The budget is looked at before each.
     """
     check_small(plan)
     devices = torch.cuda.device_count()

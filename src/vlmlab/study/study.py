@@ -127,7 +127,7 @@ def _in_turn(plan: Plan, root: Path, device: str, tell: Tell) -> str:
         used = sum(one.spent(root, plan, *run) for run in every)
         found = one.result(root, plan, arm, seed)
         if found is not None:
-            took.setdefault(arm, []).append(found["seconds"])
+            took.setdefault(arm, []).append(found["spent"])
             continue
         guess = _guess(took, arm) - one.spent(root, plan, arm, seed)
         if used + guess > limit:
@@ -143,7 +143,7 @@ def _in_turn(plan: Plan, root: Path, device: str, tell: Tell) -> str:
         except one.OutOfTime as stop:
             tell(f"stopped in {arm}, seed {seed}: {stop}")
             return f"the budget of {plan.study.budget:g} minutes ended in {arm}, seed {seed}"
-        took.setdefault(arm, []).append(made["seconds"])
+        took.setdefault(arm, []).append(made["spent"])
         tell(f"       {card.line(made)}  {time.monotonic() - began:.0f} s")
         collected(plan, root)
     return ""
