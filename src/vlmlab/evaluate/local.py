@@ -92,7 +92,10 @@ class Local(Answerer):
             took = time.monotonic() - begun
             for job, answer in zip(chunk, answers, strict=True):
                 text, why = answer.text, answer.reason
-                yield job.number, Reply(text, why, answer.cost.prompt_tokens, answer.cost.visual_tokens, took / len(chunk))
+                yield (
+                    job.number,
+                    Reply(text, why, answer.cost.prompt_tokens, answer.cost.visual_tokens, took / len(chunk)),
+                )
             size = min(size * 2, _MOST) if took < _SECONDS else size
 
     def _blame(self, jobs: list[Job], writing: Writing, error: ValueError) -> ValueError:

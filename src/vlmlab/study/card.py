@@ -81,7 +81,9 @@ def make(plan: Plan, results: Mapping[tuple[str, int], Result], stopped: str = "
     diverged = {arm: tuple(bool(results[arm, seed]["diverged"]) for seed in seeds) for arm in arms}
     named = diverged | {name: diverged[trained] for name, (trained, _) in study.scored().items()}
     judged = tuple(judge(claim, tables, named) for claim in study.claims)
-    costs: dict[str, dict[str, Any]] = {arm: next((r["cost"] for (a, _), r in results.items() if a == arm and r["cost"]), {}) for arm in arms}
+    costs: dict[str, dict[str, Any]] = {
+        arm: next((r["cost"] for (a, _), r in results.items() if a == arm and r["cost"]), {}) for arm in arms
+    }
     rows = []
     for name, (trained, _) in study.scored().items():
         if name in said:

@@ -79,8 +79,8 @@ def text(card: Card) -> str:
         *(f"![Right answers over {across}]({_curve(card, across)})" for across in _drawn(card)),
         "## To make it again",
         f"```sh\nvlmlab study studies/{card.name}.toml\n```",
-        f"Budget: {card.plan.study.budget:g} minutes of two cores (or one accelerator); used: {card.minutes:.1f}. Every "
-        f"answer of every run: [{card.name}.json]({card.name}.json). vlmlab {card.version}, {card.date}.",
+        f"Budget: {card.plan.study.budget:g} minutes of two cores (or one accelerator); used: {card.minutes:.1f}. "
+        f"Every answer of every run: [{card.name}.json]({card.name}.json). vlmlab {card.version}, {card.date}.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -212,8 +212,8 @@ def index(folder: Path) -> str:
         "\n\n".join(
             [
                 "# The paper's findings, and ours",
-                "Small studies on two cores put the questions of the paper's ablations to models of nano's size or less. "
-                "They cannot confirm or refute what was found with 8 billion parameters: they say whether the same "
+                "Small studies on two cores put the questions of the paper's ablations to models of nano's size or "
+                "less. They cannot confirm or refute what was found with 8 billion parameters: they say whether the same "
                 "direction shows here, and how large a difference they could have seen. A card whose positive control "
                 f"fails, or that asks fewer than {LEAST:,} questions, does not count.",
                 _table(["the paper", "here"], rows),

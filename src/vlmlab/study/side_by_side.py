@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 
