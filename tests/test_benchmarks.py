@@ -10,12 +10,18 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize("name", ["gpu", "cold_start", "stream", "training"])
-def test_it_runs(name: str) -> None:
+BOTH = {"vlmlab", "transformers"}
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [("gpu", BOTH), ("cold_start", BOTH), ("stream", BOTH), ("training", BOTH), ("quantize", {"vlmlab"})],
+)
+def test_it_runs(name: str, sides: set[str]) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--tiny", "--no-write", "--rounds", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=BENCHMARKS)
     assert done.returncode == 0, done.stderr[-2000:]
     table = [line.split() for line in done.stdout.splitlines() if line.startswith(("vlmlab", "transformers"))]
-    assert {line[0].rstrip(",") for line in table} == {"vlmlab", "transformers"}
+    assert {line[0].rstrip(",") for line in table} == sides
     assert "written" not in done.stdout

@@ -1,7 +1,8 @@
 """Eight bits, one scale a row: the nearest of 255 levels for each weight, no data needed.
 
-The codes and scales are torchao's (`Int8WeightOnlyConfig`), the products are not: on a CPU its eager path unpacks the
-whole weight for each product, which is slower than no quantization, so torch's own kernel is called here.
+What is stored is what torchao's `Int8WeightOnlyConfig` stores, but for a scale of a 127th where it takes 2 / 255ths.
+Products are not torchao's: on a CPU its eager path unpacks the whole weight for each, which is slower than no
+quantization, so torch's own kernel is called here.
 """
 
 import dataclasses
