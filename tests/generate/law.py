@@ -80,7 +80,7 @@ def greedy_alone(engine: Engine, one: Sample) -> Alone:
 
 
 def ties(engine: Engine, answer: Answer, alone: Alone) -> int:
-    """Whether the two part at a tie. Fails where they part anywhere else, or the logits are not those of the request."""
+    """Whether the two part at a tie. Fails where they part anywhere else, or where the logits differ."""
     for at, (scored, right) in enumerate(zip(answer.scored, alone.tokens, strict=False)):
         logprobs = alone.logits[at].log_softmax(-1)
         for token, logprob in [(scored.token, scored.logprob), *scored.likeliest]:
@@ -114,7 +114,11 @@ class Mix:
         self.asked.append((number, settings, job.handle))
 
     def give_up(self) -> None:
-        stages = {"waiting": self.scheduler.waiting, "reading": self.scheduler.reading, "writing": self.scheduler.writing}
+        stages = {
+            "waiting": self.scheduler.waiting,
+            "reading": self.scheduler.reading,
+            "writing": self.scheduler.writing,
+        }
         stage = self.draw.choice([name for name, jobs in stages.items() if jobs])
         self.draw.choice(list(stages[stage])).handle.cancel()
         self.cancelled[stage] += 1

@@ -329,7 +329,12 @@ def test_costs_add_up(bench):
     answers = bench.run(bench.add(one), bench.add(one))
     cost = answers[0].cost
     assert cost.prompt_tokens == len(bench.engine.processor.encode(one, True).tokens)
-    assert cost.visual_tokens == 6 and cost.images == 2 and cost.image_hits == 0 and cost.written_tokens == len(answers[0].tokens)
+    assert (
+        cost.visual_tokens == 6
+        and cost.images == 2
+        and cost.image_hits == 0
+        and cost.written_tokens == len(answers[0].tokens)
+    )
     assert answers[1].cost.image_hits == 2
     assert all(value >= 0 for value in dataclasses.asdict(cost).values())
     gauges = bench.scheduler.gauges()
