@@ -80,7 +80,7 @@ def greedy_alone(engine: Engine, one: Sample) -> Alone:
 
 
 def ties(engine: Engine, answer: Answer, alone: Alone) -> int:
-    """Whether the two part at a tie. Fails where they part anywhere else, or the logits are others."""
+    """Whether the two part at a tie. Fails where they part anywhere else, or where the logits differ."""
     for at, (scored, right) in enumerate(zip(answer.scored, alone.tokens, strict=False)):
         logprobs = alone.logits[at].log_softmax(-1)
         for token, logprob in [(scored.token, scored.logprob), *scored.likeliest]:

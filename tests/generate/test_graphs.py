@@ -47,6 +47,31 @@ def test_a_recorded_step_can_run_twice_before_it_counts():
     torch.testing.assert_close(again, other.step(tokens))
 
 
+@pytest.mark.parametrize("window", [None, 7])
+def test_a_step_of_more_rows_than_are_in_progress_changes_nothing(window):
+    """Those behind hold what another document may go on with, and may hold more than any row."""
+    model = tiny.build(dtype=torch.float32, changes={"language.window": window})
+    samples = [tiny.samples()[at] for at in (1, 3, 2, 4)]
+    wide, logits = session(model, 32, samples)
+    plain, same = session(model, 32, samples)
+    for _ in range(20):
+        tokens = logits.argmax(-1).tolist()
+        step, before = Step(model, wide.cache, 4), list(wide.cache.lengths)
+        with torch.inference_mode():
+            step.load(tokens[:2])
+            few = step.run()[:2]
+        assert wide.cache.lengths == before
+        wide.cache.advance(range(2), [1, 1])
+        plain.rows = 2
+        more = plain.step(tokens[:2])
+        torch.testing.assert_close(few, more, atol=2e-5, rtol=2e-5)
+        logits, same = torch.cat([few, logits[2:]]), torch.cat([more, same[2:]])
+    for made in (wide, plain):
+        made.rows = 4
+    tokens = same.argmax(-1).tolist()
+    torch.testing.assert_close(wide.step(tokens), plain.step(tokens), atol=2e-5, rtol=2e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_replayed_steps_equal_plain_steps_on_a_gpu():

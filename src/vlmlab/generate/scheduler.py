@@ -295,8 +295,10 @@ class Scheduler:
             job.written(own[job][0], self.clock())
             if goes_on:
                 self._place(job, goes_on)
-            else:
-                self._end(job)
+        # The last row first: it leaves without changing places.
+        over = [job for job, goes_on in moved if not goes_on]
+        for job in sorted(over, key=lambda job: job.live[0].index, reverse=True):
+            self._end(job)
 
     def _place(self, job: Job, moves: Sequence[Move]) -> None:
         """Let each of a request's rows continue the past it chose; the first that chose a past continues it there."""
