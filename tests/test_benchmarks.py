@@ -10,7 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize("name", ["gpu", "cold_start", "stream", "training"])
+@pytest.mark.parametrize("name", ["gpu", "cold_start", "stream", "training", "evaluation"])
 def test_it_runs(name: str) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--tiny", "--no-write", "--rounds", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

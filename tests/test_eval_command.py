@@ -112,6 +112,21 @@ def test_scores_stand_against_visual_tokens(place, tmp_path, capsys):
     assert "one benchmark at a time" in capsys.readouterr().err
 
 
+def test_the_variant_that_scores_is_the_benchmarks_unless_another_is_named(place, tmp_path):
+    words_ = words(place, tmp_path / "run", "own.metric.variant=lmms-eval")
+    assert cli.main(words_) == 0
+    assert json.loads((tmp_path / "run" / "own" / "card.json").read_text())["metric"]["variant"] == "lmms-eval"
+    assert cli.main([*words_, "--variant", "vlmevalkit"]) == 0
+    assert json.loads((tmp_path / "run" / "own" / "card.json").read_text())["metric"]["variant"] == "vlmevalkit"
+
+
+def test_a_broken_row_is_named(place, tmp_path, capsys):
+    path = questions.file(tmp_path, 4)
+    path.write_text(path.read_text() + '{"question": "What')
+    assert cli.main(["eval", str(place / "model"), f"own={path}", "--out", str(tmp_path / "run")]) == 2
+    assert "questions.jsonl, row 4: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
