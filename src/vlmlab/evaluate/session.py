@@ -121,7 +121,7 @@ class Session:
         page = compared(found.splits[side], Shower(config.build(), media.fetch), shown, made_by.line())
         write_text(self.out / f"{label}-split.html", page)
         self._say(title)
-        table = Table(box=None, padding=(0, 2))
+        table = Table(box=None, padding=(0, 1))
         for name in ("longest side", "visual tokens", "score", "seconds", ""):
             table.add_column(name)
         for row in found.rows():
