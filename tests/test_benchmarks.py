@@ -15,7 +15,14 @@ BOTH = {"vlmlab", "transformers"}
 
 @pytest.mark.parametrize(
     ("name", "sides"),
-    [("gpu", BOTH), ("cold_start", BOTH), ("stream", BOTH), ("training", BOTH), ("quantize", {"vlmlab"})],
+    [
+        ("gpu", BOTH),
+        ("cold_start", BOTH),
+        ("stream", BOTH),
+        ("training", BOTH),
+        ("evaluation", BOTH),
+        ("quantize", {"vlmlab"}),
+    ],
 )
 def test_it_runs(name: str, sides: set[str]) -> None:
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--tiny", "--no-write", "--rounds", "1"]

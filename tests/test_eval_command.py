@@ -97,7 +97,7 @@ def test_scores_stand_against_visual_tokens(place, tmp_path, capsys):
     words = ["pareto", str(place / "model"), asked, "own.max_new_tokens=3", "own.limit=4"]
     assert cli.main([*words, "--device", "cpu", "--out", str(tmp_path), "--longest", "20", "36"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "20 3.0 0.0 [0.0, " in said and "36 split 15.0 0.0 [" in said and "best of each question 3.0" in said
+    assert "20 3.0 0.0 [0.0, " in said and "36 split 15.0 0.0 [" in said and "best of each 3.0" in said
     assert "36 pixels, split - whole = 0.0 [0.0, 0.0]; wins 0, losses 0, ties 4" in said
     told = json.loads((tmp_path / "own-pareto.json").read_text())
     assert [(p["longest"], p["split"], p["visual_tokens"]) for p in told["points"]] == [
@@ -110,6 +110,21 @@ def test_scores_stand_against_visual_tokens(place, tmp_path, capsys):
     assert "20 px" in (tmp_path / "own-pareto.svg").read_text() and (tmp_path / "own-split.html").is_file()
     assert cli.main([*words, "two=x", "two.name=own"]) == 2
     assert "one benchmark at a time" in capsys.readouterr().err
+
+
+def test_the_variant_that_scores_is_the_benchmarks_unless_another_is_named(place, tmp_path):
+    named = words(place, tmp_path / "run", "own.metric.name=exact", "own.metric.variant=lmms-eval")
+    assert cli.main(named) == 0
+    assert json.loads((tmp_path / "run" / "own" / "card.json").read_text())["metric"]["variant"] == "lmms-eval"
+    assert cli.main([*named, "--variant", "vlmevalkit"]) == 0
+    assert json.loads((tmp_path / "run" / "own" / "card.json").read_text())["metric"]["variant"] == "vlmevalkit"
+
+
+def test_a_broken_row_is_named(place, tmp_path, capsys):
+    path = questions.file(tmp_path, 4)
+    path.write_text(path.read_text() + '{"question": "What')
+    assert cli.main(["eval", str(place / "model"), f"own={path}", "--out", str(tmp_path / "run")]) == 2
+    assert "questions.jsonl, row 4: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def evaluate(
     longest: Own = None,
     max_new_tokens: Own = None,
     draws: int = 1,
-    variant: str = "official",
+    variant: Annotated[str, arg(metavar="NAME", help_behavior_hint="(default: the benchmark's own)")] = "",
     variants: bool = False,
     against: Annotated[str, arg(metavar="RECIPE|SOURCE", help_behavior_hint="(default: not looked for)")] = "",
     shown: int = 300,

@@ -12,7 +12,7 @@ from vlmlab.evaluate import evaluation
 from vlmlab.evaluate.answering import Reply, Writing, key, picture_digest, sample_plain
 from vlmlab.evaluate.evaluation import Asking, Evaluation
 from vlmlab.evaluate.known import Known
-from vlmlab.evaluate.local import Local
+from vlmlab.evaluate.local import Local, digest_of
 
 WRITING = Writing(8)
 
@@ -139,6 +139,21 @@ def test_other_weights_are_another_model(tmp_path):
     weights[-1] ^= 1
     (model / "model.safetensors").write_bytes(weights)
     assert Local(str(model)).identity()["weights"] != before["weights"]
+
+
+def test_files_that_the_hubs_cache_names_by_content_are_not_read(tmp_path):
+    blobs, folder = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    folder.mkdir(parents=True)
+    for name in ("a" * 64, "b" * 64):
+        (blobs / name).write_bytes(b"not what it says")
+    (folder / "model.safetensors").symlink_to(blobs / ("a" * 64))
+    first = digest_of([folder])
+    (blobs / ("a" * 64)).write_bytes(b"anything else")
+    assert digest_of([folder]) == first
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(blobs / ("b" * 64))
+    assert digest_of([folder]) != first
 
 
 def test_nothing_is_loaded_where_every_answer_is_known(tmp_path, monkeypatch):

@@ -99,6 +99,17 @@ def test_a_page_shows_wrong_ones_first_and_so_many():
     assert page.count('class="card wrong"') == 1 and page.count('class="card right"') == 29
 
 
+def test_answers_that_are_scored_elsewhere_are_not_called_wrong():
+    records = [record(n, float(n)) for n in range(2)]
+    found = evaluation(records)
+    unscored = Evaluation(
+        tuple(record(n, None) for n in range(2)), {k: v for k, v in found.card.items() if k != "score"}
+    )
+    page = report(unscored, nothing, 5, "me")
+    assert 'class="card wrong"' not in page and "the right answers are not published" in page and "not scored" in page
+    assert "scored elsewhere: see submission.json" in cards.markdown(unscored.card)
+
+
 def test_pictures_stand_in_the_page():
     image = PIL.Image.new("RGB", (4, 4))
     page = report(evaluation([record(0, pictures=("a", "b"))]), lambda number, one: [image, image], 5, "me")

@@ -61,7 +61,7 @@ def mean(
     if not len(values):
         raise ValueError("an interval needs at least one question")
     top, bottom = clusters.sums(np.asarray(values, np.float64))
-    if most and (not top.any() or (top == most * bottom).all()):
+    if most and (not top.any() or np.allclose(top, most * bottom, rtol=1e-12)):
         room = most * (1 - 0.025 ** (1 / len(top)))
         return Estimate(0.0, 0.0, room) if not top.any() else Estimate(most, most - room, most)
     drawn = _resampled(top, bottom, resamples, seed)

@@ -97,9 +97,9 @@ class Pareto:
         for point in sorted(self.points, key=lambda point: (point.tokens, point.longest)):
             card = point.evaluation.card
             each = f"{card['seconds'] / card['questions']:.3f}"
-            mark = "on the frontier" if point.name in ahead else ""
+            mark = "frontier" if point.name in ahead else ""
             found.append((point.name, f"{point.tokens:.1f}", shown(point.score), each, mark))
-        found.append(("best of each question", f"{self.chosen_tokens:.1f}", shown(self.chosen), "", "a bound"))
+        found.append(("best of each", f"{self.chosen_tokens:.1f}", shown(self.chosen), "", "a bound"))
         return found
 
 

@@ -70,15 +70,18 @@ class Shower:
 def report(evaluation: Evaluation, show: Show, count: int, made_by: str) -> str:
     """The page of one evaluation, with `count` of its questions: two thirds of them wrong ones, where there are."""
     records = evaluation.records
-    wrong = [at for at, record in enumerate(records) if not _right(record)]
-    right = [at for at, record in enumerate(records) if _right(record)]
+    wrong = [at for at, record in enumerate(records) if _wrong(record)]
+    right = [at for at, record in enumerate(records) if not _wrong(record)]
     most = min(len(wrong), max(count - len(right), count - count // 3))
     chosen = sorted(_spread(wrong, most) + _spread(right, count - most))
     kinds = _kinds([records[at] for at in chosen])
     cards = [_question(records[at], show(at, records[at]), kinds) for at in chosen]
-    lead = f"{len(records)} questions, of which {len(chosen)} are shown; {len(wrong)} of all are not wholly right."
+    lead = f"{len(records)} questions, of which {len(chosen)} are shown; "
     if "score" in evaluation.card:
-        lead = f"{shown(estimate(evaluation.card['score']))}. {lead}"
+        told = f"{len(wrong)} of all are not wholly right."
+        lead = f"{shown(estimate(evaluation.card['score']))}. {lead}{told}"
+    else:
+        lead += "the right answers are not published."
     body = [_summary(evaluation.card), _filters(kinds), f'<div class="questions">{"".join(cards)}</div>']
     return page(evaluation.name, lead, "\n".join(body), made_by, STYLE + _kind_style(kinds))
 
@@ -94,9 +97,9 @@ def compared(comparison: Comparison, show: Show, count: int, made_by: str) -> st
     for at in chosen:
         first, second = pairs[at].first, pairs[at].second
         answers = _answer("A", first) + _answer("B", second)
-        both = _right(first) and _right(second)
+        wrong = _wrong(first) or _wrong(second)
         shots = show(at, first)
-        cards.append(_card(first, shots, answers, both, kinds, f' style="--apart: {rank[at]}"'))
+        cards.append(_card(first, shots, answers, wrong, kinds, f' style="--apart: {rank[at]}"'))
     facts = [("A", comparison.first.name), ("B", comparison.second.name), ("B - A", told(comparison.total))]
     facts += [(name, told(each)) for name, each in comparison.kinds.items()]
     for name, each in (("A", comparison.first), ("B", comparison.second)):
@@ -114,8 +117,8 @@ def compared(comparison: Comparison, show: Show, count: int, made_by: str) -> st
 _TOLD = ("benchmark", "weights", "served", "dtype", "splitting", "longest side", "visual tokens a question")
 
 
-def _right(record: Record) -> bool:
-    return record.score is not None and record.score >= 1
+def _wrong(record: Record) -> bool:
+    return record.score is not None and record.score < 1
 
 
 def _spread(numbers: Sequence[int], count: int) -> list[int]:
@@ -165,20 +168,20 @@ def _table(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def _question(record: Record, shots: Sequence[PIL.Image.Image], kinds: Mapping[str, int]) -> str:
-    return _card(record, shots, _answer("", record), _right(record), kinds)
+    return _card(record, shots, _answer("", record), _wrong(record), kinds)
 
 
 def _card(
     record: Record,
     shots: Sequence[PIL.Image.Image],
     answers: str,
-    right: bool,
+    wrong: bool,
     kinds: Mapping[str, int],
     more: str = "",
 ) -> str:
     pictures = "".join(f'<img src="{data_url(shot, lossless=False)}" alt="">' for shot in shots)
     missing = "" if shots or not record.pictures else f'<p class="note">{len(record.pictures)} pictures, not here</p>'
-    classes = f"card {'right' if right else 'wrong'}" + (f" kind-{kinds[record.kind]}" if kinds else "")
+    classes = f"card {'wrong' if wrong else 'right'}" + (f" kind-{kinds[record.kind]}" if kinds else "")
     reference = record.reference
     listed = "".join(f"<dd>{escape(letter)}. {escape(text)}</dd>" for letter, text in reference.options.items())
     choices = f"<dt>choices</dt>{listed}" if listed else ""
@@ -196,7 +199,7 @@ def _card(
 
 def _answer(name: str, record: Record) -> str:
     score = "not scored" if record.score is None else f"{record.score:.2f}"
-    kind = "mark" if _right(record) else "mark of"
+    kind = "mark of" if _wrong(record) else "mark"
     who = f"{name}: " if name else ""
     if record.error:
         said = f'<p class="mind">{escape(who + record.error)}</p>'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from vlmlab.data.filters.decontaminate import Held
 from vlmlab.evaluate import card, compare, contamination, metrics, suite
 from vlmlab.evaluate.answering import Answerer, Writing, fingerprint
 from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig
-from vlmlab.evaluate.evaluation import Asking, Evaluation, Record, save, submission
+from vlmlab.evaluate.evaluation import Advance, Asking, Evaluation, Record, save, submission
 from vlmlab.evaluate.figures import Clusters, Spread, spread
 from vlmlab.evaluate.known import Known
 from vlmlab.evaluate.pareto import Pareto, pareto
@@ -29,16 +30,16 @@ ANSWERS, PAGE = "answers", "report.html"
 
 @dataclasses.dataclass(frozen=True)
 class Manner:
-    """How a benchmark is measured, where it differs from the benchmark's own way (None), and what is told of it.
+    """How a benchmark is measured, where it differs from the benchmark's own way, and what is told of it.
 
-    `variant` of the metric scores; `variants` tells every one; `shown` questions stand on the page;
-    `against` is a training corpus, a recipe or a source's name, in which the questions are looked for.
+    `variant` of the metric scores (empty: the benchmark's own); `variants` tells every one; `shown` questions stand on
+    the page; `against` is a training corpus, a recipe or a source's name, in which the questions are looked for.
     """
 
     max_new_tokens: int | None = None
     split: bool | None = None
     longest: int | None = None
-    variant: str = metrics.OFFICIAL
+    variant: str = ""
     variants: bool = False
     shown: int = 300
     against: str = ""
@@ -61,7 +62,8 @@ class Session:
         """Measure one benchmark. Raises ValueError naming what cannot be read or asked."""
         benchmark: Benchmark = config.build()
         writing = manner.writing(benchmark)
-        metrics.get(benchmark.metric, manner.variant)
+        variant = manner.variant or benchmark.variant
+        metrics.get(benchmark.metric, variant)
         with Meter(f"{label}: read", len(benchmark)) as meter:
             asking = Asking(benchmark, self.answerer, writing, meter.advance)
         place = self.out / ANSWERS / f"{fingerprint(self.answerer.identity())[:16]}.jsonl"
@@ -70,12 +72,12 @@ class Session:
                 self._say(f"{place}: {known.unread} lines cannot be read: what they held is asked again")
             missing = len(asking.missing(known))
             with Meter(f"{label}: answered", len(asking.asked), len(asking.asked) - missing) as meter:
-                asking.answer(known, meter.advance)
-            records = asking.records(known, manner.variant)
+                asking.answer(known, _paced(meter))
+            records = asking.records(known, variant)
         made_by = Origin.now(component.write_toml({label: component.plain(config)}), 0).plain()
-        told = card.card(label, benchmark, self.answerer, writing, records, manner.variant, manner.variants, made_by)
+        told = card.card(label, benchmark, self.answerer, writing, records, variant, manner.variants, made_by)
         if manner.against:
-            told["contamination"] = self._contamination(label, benchmark, manner, records)
+            told["contamination"] = self._contamination(label, benchmark, manner.against, variant, records)
         found = Evaluation(tuple(records), told)
         self._write(label, benchmark, found, manner.shown)
         return found
@@ -119,7 +121,7 @@ class Session:
         page = compared(found.splits[side], Shower(config.build(), media.fetch), shown, made_by.line())
         write_text(self.out / f"{label}-split.html", page)
         self._say(title)
-        table = Table(box=None, padding=(0, 2))
+        table = Table(box=None, padding=(0, 1))
         for name in ("longest side", "visual tokens", "score", "seconds", ""):
             table.add_column(name)
         for row in found.rows():
@@ -129,15 +131,17 @@ class Session:
             self._say(f"  {each} pixels, split - whole = {compare.told(comparison.total)}")
         self._say(f"  {len(found.need_splitting())} questions need splitting; {self.out / label}-split.html shows them")
 
-    def _contamination(self, label: str, benchmark: Benchmark, manner: Manner, records: list[Record]) -> dict[str, Any]:
+    def _contamination(
+        self, label: str, benchmark: Benchmark, against: str, variant: str, records: list[Record]
+    ) -> dict[str, Any]:
         """What a card says of it; the same questions are looked for once, however often they are asked."""
-        key = manner.against, fingerprint([record.question for record in records])
+        key = against, fingerprint([record.question for record in records])
         if key not in self.found:
-            corpus = contamination.corpus(manner.against)
-            with Meter(f"{label}: looked for in {manner.against}", len(corpus)) as meter:
+            corpus = contamination.corpus(against)
+            with Meter(f"{label}: looked for in {against}", len(corpus)) as meter:
                 held = Held(contamination.samples(benchmark))
                 self.found[key] = contamination.search(held, corpus, meter.advance)
-        return contamination.told(self.found[key], manner.against, records, (benchmark.metric, manner.variant))
+        return contamination.told(self.found[key], against, records, (benchmark.metric, variant))
 
     def _write(self, label: str, benchmark: Benchmark, found: Evaluation, shown: int) -> None:
         folder = self.out / label
@@ -173,6 +177,20 @@ class Session:
 
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _paced(meter: Meter) -> Advance:
+    """Counts on a meter's bar, with the rate beside it: lines that are printed elsewhere have it already."""
+    begun = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        rate = done / max(time.monotonic() - begun, 1e-9)
+        meter.advance(count, f"{rate:.1f}/s" if meter.console.is_terminal else "")
+
+    return advance
 
 
 def draws_line(found: Spread) -> str:
