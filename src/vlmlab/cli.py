@@ -18,6 +18,7 @@ from vlmlab.commands import COMMANDS, Stopped
 from vlmlab.data_commands import DATA
 from vlmlab.eval_command import EVALUATING
 from vlmlab.plan_command import plan
+from vlmlab.serve_command import serve
 from vlmlab.study_command import study
 
 OVERVIEW = """usage: vlmlab [-h] [--version] [--traceback] {{{names}}} ...
@@ -34,7 +35,7 @@ Examples:
 vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error arose.
 """
 
-ALL: dict[str, Callable[..., None]] = {**ASKING, **COMMANDS, "plan": plan, **EVALUATING, "study": study}
+ALL: dict[str, Callable[..., None]] = {**ASKING, "serve": serve, **COMMANDS, "plan": plan, **EVALUATING, "study": study}
 OF_DATA = "Fetch and build corpora, say what they hold, filter them."
 
 
