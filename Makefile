@@ -76,4 +76,5 @@ clean:  ## removes caches and builds; keeps .venv and runs/
 .venv/.ready-test: pyproject.toml .venv/.ready-torch
 	@echo "Installing vlmlab and what it needs: a minute or two."
 	$(PIP) install --quiet --editable '.[test,plots]'
+	$(PIP) install --quiet --no-deps text-generation==0.7.0  # a client in tests: pins an old hub, works with any
 	@touch $@ .venv/.ready-demo

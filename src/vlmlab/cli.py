@@ -19,6 +19,7 @@ from vlmlab.data_commands import DATA
 from vlmlab.eval_command import EVALUATING
 from vlmlab.plan_command import plan
 from vlmlab.quantize_command import quantize
+from vlmlab.serve_command import serve
 from vlmlab.study_command import study
 
 OVERVIEW = """usage: vlmlab [-h] [--version] [--traceback] {{{names}}} ...
@@ -37,6 +38,7 @@ vlmlab COMMAND --help tells more. --traceback, anywhere, shows where an error ar
 
 ALL: dict[str, Callable[..., None]] = {
     **ASKING,
+    "serve": serve,
     **COMMANDS,
     "plan": plan,
     "quantize": quantize,

@@ -1,0 +1,161 @@
+"""`vlmlab serve`: a model behind OpenAI's API and text-generation-inference's. Whatever is heavy is imported inside."""
+
+import dataclasses
+import ipaddress
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from vlmlab.commands import Device, Number, adapter_folder, best_device, model_folder, torch_dtype
+
+if TYPE_CHECKING:
+    from vlmlab.serve.media import Policy
+    from vlmlab.serve.service import Limits
+
+Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: none)")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """How a model is served."""
+
+    host: str = "127.0.0.1"
+    """The address to listen at: this machine alone may ask, unless another is said."""
+    port: int = 8000
+    """The port to listen at; 0 takes a free one."""
+    name: str = ""
+    """What clients may call the model too; `tgi` is another name of it."""
+    adapter: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: none)")] = ""
+    """An adapter to let act in it, in PEFT's files: its folder, a run's, or a name on the hub."""
+    rows: int = 16
+    """How many answers are written at a time."""
+    context: Annotated[
+        int, arg(metavar="TOKENS", help_behavior_hint="(default: 4096, or fewer where it has fewer)")
+    ] = 0
+    """How many tokens a request may have, prompt and answer; the memory of --rows of them is taken at the start."""
+    memory: int = 256
+    """For pictures that come again: so many MiB of what was seen in them is kept."""
+    queue: int = 64
+    """How many requests may wait; the next are told to try again later."""
+    max_new_tokens: int = 512
+    """The tokens of an answer whose request does not say how many."""
+    api_key_env: Annotated[str, arg(metavar="VARIABLE", help_behavior_hint="(default: no key)")] = ""
+    """The environment variable that holds the key which requests must show."""
+    api_key_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no key)")] = None
+    """The file that holds it."""
+    allow_urls: Annotated[str, arg(metavar="off|public|HOST,HOST")] = "off"
+    """Which pictures may be fetched from URLs: none, those of any host of the open internet, or of these hosts."""
+    max_pictures: int = 16
+    """The most pictures that a request may have."""
+    max_request_mib: int = 32
+    """The most MiB that a request may have, its pictures included."""
+    cors: Names = ()
+    """Sites whose pages may ask from a browser, such as https://example.org."""
+    names: Names = ()
+    """Names under which the server may be reached; at 127.0.0.1 those of this machine alone, else any."""
+    drain: float = 30.0
+    """How many seconds what is under way may go on when the server is told to stop."""
+    log_prompts: bool = False
+    """Write what is asked into the log."""
+    device: Device = ""
+    """Where to compute."""
+    dtype: Number = "auto"
+    """The kind of numbers to compute with; auto is as stored."""
+
+
+def serve(
+    model: Annotated[
+        Positional[str], arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: nano, the model in the box)")
+    ] = "",
+    serving: Annotated[Serving, arg(name="", prefix_name=False)] = Serving(),
+) -> None:
+    """Serve a model by OpenAI's API and text-generation-inference's. Ctrl-C lets answers end, then stops.
+
+    Examples:
+      vlmlab serve
+      vlmlab serve HuggingFaceM4/idefics2-8b --allow-urls public --api-key-env VLMLAB_KEY --host 0.0.0.0
+
+    Args:
+        model: A model's folder, a run's, a name on the hub, or nano.
+    """
+    limits, policy = limits_of(serving), policy_of(serving)
+    try:
+        from vlmlab.serve import app, running
+        from vlmlab.serve.service import Service
+    except ModuleNotFoundError as error:
+        raise ValueError(f"vlmlab serve needs {error.name}: pip install 'vlmlab[serve]'") from None
+    import logging
+
+    from vlmlab.generate.engine import Engine
+    from vlmlab.hub.load import load
+    from vlmlab.serve.media import Pictures
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    name = model or "nano"
+    adapter = adapter_folder(serving.adapter)
+    where, dtype = serving.device or best_device(), torch_dtype(serving.dtype)
+    loaded, processor = load(model_folder(name), device=where, dtype=dtype, adapter=adapter)
+    engine = Engine(loaded, processor, serving.rows, serving.memory << 20, serving.context or None, queue=serving.queue)
+    called = Path(name).name if Path(name).is_dir() else name
+    with Pictures(policy) as pictures:
+        service = Service(
+            engine, tuple(dict.fromkeys([called, *([serving.name] if serving.name else [])])), limits, pictures
+        )
+        running.Server(app.create(service), service, serving.host, serving.port).run()
+
+
+def limits_of(serving: Serving) -> "Limits":
+    """The limits that a command line asks for. Raises ValueError for what cannot be."""
+    from vlmlab.serve.service import LOCAL, Limits
+
+    if not 0 <= serving.port < 65536:
+        raise ValueError(f"--port must be 0 to 65535, not {serving.port}")
+    local = _is_local(serving.host)
+    return Limits(
+        key=_key(serving),
+        hosts=tuple(name.lower() for name in serving.names) + (LOCAL if local else ()),
+        origins=serving.cors,
+        body_bytes=serving.max_request_mib << 20,
+        at_once=serving.rows + serving.queue + 16,
+        new_tokens=serving.max_new_tokens,
+        drain_seconds=serving.drain,
+        log_prompts=serving.log_prompts,
+    )
+
+
+def policy_of(serving: Serving) -> "Policy":
+    """What pictures requests may name. Raises ValueError for what cannot be."""
+    from vlmlab.serve.media import Policy
+
+    most = serving.max_pictures
+    if serving.allow_urls == "off":
+        return Policy(pictures=most)
+    if serving.allow_urls == "public":
+        return Policy("public", pictures=most)
+    hosts = tuple(host.strip() for host in serving.allow_urls.split(",") if host.strip())
+    try:
+        return Policy("listed", hosts, pictures=most)
+    except ValueError as error:
+        raise ValueError(f"--allow-urls {serving.allow_urls}: say off, public, or hosts: {error}") from None
+
+
+def _key(serving: Serving) -> str | None:
+    if serving.api_key_env and serving.api_key_file:
+        raise ValueError("--api-key-env and --api-key-file: say one of them")
+    if serving.api_key_env:
+        key = os.environ.get(serving.api_key_env, "")
+        if not key:
+            raise ValueError(f"--api-key-env {serving.api_key_env}: there is no such variable, or it is empty")
+        return key
+    if serving.api_key_file:
+        return serving.api_key_file.read_text(encoding="utf-8").strip()
+    return None
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,123 @@
+"""`vlmlab serve`, the command: what it takes, what it refuses, and how it ends."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from serve import server
+from vlmlab import cli
+from vlmlab.hub import save
+from vlmlab.serve_command import Serving, limits_of, policy_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    engine = server.engine()
+    return save.save(engine.model, engine.processor, tmp_path_factory.mktemp("model") / "tiny-model")
+
+
+@contextlib.contextmanager
+def running(folder, *words, **environment):
+    """The command in a process of its own, listening; killed at the end if it is still there."""
+    command = [sys.executable, "-m", "vlmlab.cli", "serve", str(folder), "--port", "0", "--device", "cpu", *words]
+    told = {**os.environ, "OMP_NUM_THREADS": "1"} | environment
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=told)
+    try:
+        log = ""
+        for line in process.stderr:
+            log += line
+            if found := re.search(r"listening at (http://\S+)", line):
+                break
+        else:
+            raise AssertionError(log)
+        yield process, found[1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def post(url, data, **headers):
+    body = json.dumps(data).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"} | headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def chat(text, **more):
+    return {"model": "tiny-model", "messages": [{"role": "user", "content": text}], "temperature": 0} | more
+
+
+def test_a_folder_is_served_until_a_signal_and_what_is_under_way_ends(folder):
+    with running(folder, "--api-key-env", "KEY_OF_TEST", "--rows", "2", KEY_OF_TEST="secret-secret") as (process, url):
+        headers = {"Authorization": "Bearer secret-secret"}
+        answer = post(url + "/v1/chat/completions", chat("hello", max_tokens=12), **headers)
+        assert answer["choices"][0]["message"]["content"] == server.offline("hello", 12).lstrip()
+        body = json.dumps(chat("hi", max_tokens=300, stream=True)).encode()
+        request = urllib.request.Request(
+            url + "/v1/chat/completions", body, {"Content-Type": "application/json"} | headers
+        )
+        with urllib.request.urlopen(request, timeout=60) as stream:
+            first = stream.readline()
+            process.send_signal(signal.SIGTERM)
+            rest = stream.read().decode()
+        assert b"assistant" in first and rest.endswith("data: [DONE]\n\n")
+        assert rest.count("data: ") > 100
+        assert process.wait(30) == 0
+        told = process.stderr.read()
+        assert "hello" not in told and "secret-secret" not in told
+
+
+def test_a_second_signal_ends_it_at_once(folder):
+    with running(folder, "--context", "4000") as (process, url):
+        body = json.dumps(chat("hi", max_tokens=3900, stream=True)).encode()
+        request = urllib.request.Request(url + "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as stream:
+            stream.readline()
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--port", "70000"], "--port must be 0 to 65535"),
+        (["--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE: there is no such variable"),
+        (["--allow-urls", "*.example.org"], "--allow-urls .*no host's name"),
+        (["--rows", "0"], "rows"),
+        (["--max-request-mib", "0"], "room for a request"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(folder, words, says, capsys):
+    assert cli.main(["serve", str(folder), *words]) == 2
+    assert re.search(says, capsys.readouterr().err)
+
+
+def test_keys_come_from_the_environment_or_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("KEY_OF_TEST", "from-environment")
+    assert limits_of(Serving(api_key_env="KEY_OF_TEST")).key == "from-environment"
+    (tmp_path / "key").write_text("from-a-file\n")
+    assert limits_of(Serving(api_key_file=tmp_path / "key")).key == "from-a-file"
+    (tmp_path / "key").write_text("short\n")
+    with pytest.raises(ValueError, match="8 printable"):
+        limits_of(Serving(api_key_file=tmp_path / "key"))
+
+
+def test_what_is_open_by_default():
+    limits = limits_of(Serving())
+    assert "localhost" in limits.hosts and limits.key is None and limits.origins == () and not limits.log_prompts
+    assert limits_of(Serving(host="0.0.0.0")).hosts == ()
+    assert policy_of(Serving()).urls == "off"
+    assert policy_of(Serving(allow_urls="public")).urls == "public"
+    assert policy_of(Serving(allow_urls="a.example.org, b.example.org")).hosts == ("a.example.org", "b.example.org")
