@@ -136,7 +136,7 @@ class _Adapted(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, gradient: Float[Tensor, "*n o"]
-    ) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None, None]:
+    ) -> tuple[Float[Tensor, "*n i"] | None, None, None, Float[Tensor, "k i"], Float[Tensor, "o k"], None]:
         rows, low, weight, a, b = ctx.saved_tensors
         back = gradient.contiguous().flatten(0, -2)
         to_low = _onednn(back, b.t()).mul_(ctx.scale)
