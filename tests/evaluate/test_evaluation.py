@@ -1,18 +1,23 @@
 """Evaluations: every question asked once, kept as it comes, scored, logged, and read back; what is broken is named."""
 
 import dataclasses
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from evaluate import questions
 from evaluate.questions import Sure
 from vlmlab.batch import Picture
 from vlmlab.evaluate import evaluation
 from vlmlab.evaluate.answering import Reply, Writing, key, picture_digest, sample_plain
+from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig, Question
 from vlmlab.evaluate.evaluation import Asking, Evaluation
 from vlmlab.evaluate.known import Known
 from vlmlab.evaluate.local import Local, digest_of
+from vlmlab.evaluate.metrics import Reference
+from vlmlab.evaluate.session import Manner, Session
 
 WRITING = Writing(8)
 
@@ -224,3 +229,60 @@ def test_a_damaged_evaluation_is_named(tmp_path, file, change, told):
         path.write_text(change(path.read_text()))
     with pytest.raises(ValueError, match=told):
         evaluation.read(tmp_path / "e")
+
+
+class Elsewhere(Benchmark):
+    """A benchmark whose answers are scored elsewhere, or here where `known`."""
+
+    metric = "exact"
+    spread = True
+    submission_ending = ".csv"
+
+    def __init__(self, config, known, server=True):
+        super().__init__(config)
+        self.known, self.server = known, server
+
+    def count(self):
+        return 4
+
+    def read(self, number):
+        answers = (str(number * (number % 2)),) if self.known else ()
+        return Question(str(number), (f"What is {number}?",), Reference(answers), "ab"[number % 2])
+
+    def submission_text(self, answers):
+        if not self.server:
+            return super().submission_text(answers)
+        return "".join(f"{name},{said}\n" for name, said in answers.items())
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    """Measures a benchmark that is made as told, and says what was printed."""
+
+    def measure(**made):
+        config = BenchmarkConfig(path="x")
+        monkeypatch.setattr(BenchmarkConfig, "build", lambda self: Elsewhere(self, **made))
+        console = Console(file=io.StringIO(), width=100)
+        (found,) = Session(Sure(), tmp_path, console).measure("test", config, 1, Manner())
+        return found, console.file.getvalue()
+
+    return measure
+
+
+def test_what_is_scored_elsewhere_leaves_a_submission(session, tmp_path):
+    found, said = session(known=False)
+    assert (tmp_path / "test" / "submission.csv").read_text() == "0,0\n1,1\n2,2\n3,3\n"
+    assert "scored elsewhere" in said and "score" not in found.card
+
+
+def test_why_there_is_no_submission_is_said_and_the_answers_are_kept(session, tmp_path):
+    _, said = session(known=False, server=False)
+    assert "no submission is written" in said and "has no server that scores answers" in " ".join(said.split())
+    assert len(evaluation.read(tmp_path / "test").records) == 4
+    assert "no submission" not in session(known=True, server=False)[1]
+
+
+def test_kinds_that_lie_apart_are_told_where_that_is_part_of_the_figure(session, tmp_path):
+    found, _ = session(known=True)
+    assert found.card["spread"] == 25.0  # of kind a half are right, of kind b all
+    assert "| spread over kinds | 25.0 (standard deviation) |" in (tmp_path / "test" / "card.md").read_text()

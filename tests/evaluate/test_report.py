@@ -107,7 +107,7 @@ def test_answers_that_are_scored_elsewhere_are_not_called_wrong():
     )
     page = report(unscored, nothing, 5, "me")
     assert 'class="card wrong"' not in page and "the right answers are not published" in page and "not scored" in page
-    assert "scored elsewhere: see submission.json" in cards.markdown(unscored.card)
+    assert "scored elsewhere: see the submission" in cards.markdown(unscored.card)
 
 
 def test_pictures_stand_in_the_page():

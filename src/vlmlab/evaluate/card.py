@@ -9,10 +9,10 @@ from typing import Any
 from vlmlab import component
 from vlmlab.evaluate import metrics
 from vlmlab.evaluate.answering import Answerer, Writing
-from vlmlab.evaluate.benchmarks import Benchmark
+from vlmlab.evaluate.benchmarks import Benchmark, spread_over_kinds
 from vlmlab.evaluate.bootstrap import Estimate
 from vlmlab.evaluate.evaluation import Record
-from vlmlab.evaluate.summary import shares, shown, summary
+from vlmlab.evaluate.summary import scores, shares, shown, summary
 
 
 def card(
@@ -49,6 +49,8 @@ def card(
         told["kinds"] = {name: {"questions": count, **_plain(each)} for name, (count, each) in found.kinds.items()}
         told["variants"] = {name: _plain(each) for name, each in found.variants.items()}
         told["apart"] = list(found.apart)
+        if benchmark.spread:
+            told["spread"] = spread_over_kinds(scores(records, metric), [record.kind for record in records])
     return told
 
 
@@ -89,7 +91,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     if "score" in card:
         lines += [f"**{shown(estimate(card['score']))}** {_unit(card)}, {card['questions']} questions.", ""]
     else:
-        lines += [f"{card['questions']} questions, scored elsewhere: see submission.json.", ""]
+        lines += [f"{card['questions']} questions, scored elsewhere: see the submission.", ""]
     lines += [f"- **{_cell(warning)}**" for warning in warnings(card)] + [""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows(card)), ""]
     if card.get("kinds"):
@@ -112,6 +114,7 @@ def rows(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     told = [
         ("benchmark", _listed(card["benchmark"])),
         ("metric", f"{card['metric']['name']}, {card['metric']['variant']}"),
+        *([("spread over kinds", f"{card['spread']:.1f} (standard deviation)")] if "spread" in card else []),
         ("stops at", ", ".join(map(repr, writing.get("stop", []))) or "the end of the answer only"),
         ("longest answer", f"{writing['max_new_tokens']} tokens"),
         ("decoding", card["decoding"]),

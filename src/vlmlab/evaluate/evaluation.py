@@ -3,7 +3,7 @@
 questions.jsonl   a line for each question: what was asked, what came, what was read in it, its score, what it cost
 card.json         what was measured, how, and by what; the same to read in card.md
 report.html       the questions with their pictures, to look through
-submission.json   the answers as the benchmark's own server takes them, where it has one
+submission.*      the answers as the benchmark's own server takes them, where it has one
 """
 
 import dataclasses
@@ -200,18 +200,12 @@ def _records(metric: str, variant: str, asked: Sequence[Asked], replies: Sequenc
     return records
 
 
-def submission(benchmark: Benchmark, records: Sequence[Record]) -> str | None:
-    """The answers as the benchmark's own server takes them, as JSON; None where it is scored here only.
-
-    Raises ValueError where it can be scored neither here nor there.
-    """
+def submission(benchmark: Benchmark, records: Sequence[Record]) -> tuple[str, str]:
+    """The file that the benchmark's own server takes, or else why there is none."""
     try:
-        told = benchmark.submission({record.id: record.answer for record in records})
-    except ValueError:
-        if any(record.score is None for record in records):
-            raise
-        return None
-    return json.dumps(told, ensure_ascii=False, indent=1) + "\n"
+        return benchmark.submission_text({record.id: record.answer for record in records}), ""
+    except ValueError as error:
+        return "", str(error)
 
 
 def save(folder: Path, evaluation: Evaluation) -> None:

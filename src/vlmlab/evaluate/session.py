@@ -149,9 +149,11 @@ class Session:
         write_text(folder / "card.md", card.markdown(found.card))
         made_by = Origin(**found.card["made_by"]).line()
         write_text(folder / PAGE, report(found, Shower(benchmark, media.fetch), shown, made_by))
-        told = submission(benchmark, found.records)
-        if told is not None:
-            write_text(folder / "submission.json", told)
+        told, missing = submission(benchmark, found.records)
+        if told:
+            write_text(folder / f"submission{benchmark.submission_ending}", told)
+        elif "score" not in found.card:
+            self._say(f"{label}: no submission is written: {missing}")
 
     def _tell(self, found: Evaluation) -> None:
         told = found.card
