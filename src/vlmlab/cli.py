@@ -19,6 +19,7 @@ from vlmlab.data_commands import DATA
 from vlmlab.eval_command import EVALUATING
 from vlmlab.plan_command import plan
 from vlmlab.quantize_command import quantize
+from vlmlab.safety_commands import SAFETY
 from vlmlab.serve_command import serve
 from vlmlab.study_command import study
 
@@ -43,6 +44,7 @@ ALL: dict[str, Callable[..., None]] = {
     "plan": plan,
     "quantize": quantize,
     **EVALUATING,
+    **SAFETY,
     "study": study,
 }
 OF_DATA = "Fetch and build corpora, say what they hold, filter them."

@@ -16,8 +16,9 @@ ADDRESSED = ("http://", "https://", "data:")
 
 @dataclasses.dataclass(frozen=True)
 class Writing:
-    """How answers are written, greedily: their length, the texts that end them, and how pictures are read.
+    """How answers are written: their length, the texts that end them, and how pictures are read.
 
+    Greedily, or with a `temperature` and the `seed` of what is drawn.
     `split` turns splitting on or off and `longest` limits a picture's longer side, in pixels; None is the model's own.
     """
 
@@ -25,6 +26,8 @@ class Writing:
     stop: tuple[str, ...] = ()
     split: bool | None = None
     longest: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
 
     @property
     def options(self) -> Options | None:

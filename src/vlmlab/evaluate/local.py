@@ -16,6 +16,7 @@ import torch
 import vlmlab
 from vlmlab import component, media
 from vlmlab.evaluate.answering import Answerer, Job, Reply, Writing
+from vlmlab.generate.decoding import sample as sampling
 from vlmlab.generate.engine import Engine
 from vlmlab.hub.load import load, locate, read_config, read_processor
 from vlmlab.model.meta import without_memory
@@ -82,12 +83,20 @@ class Local(Answerer):
 
     def answers(self, jobs: Iterable[Job], writing: Writing) -> Iterator[tuple[int, Reply]]:
         """Replies, a few questions at a time: as many as took less than ten seconds, doubled."""
-        waiting, size = iter(jobs), _FIRST
+        waiting, size, most = iter(jobs), _FIRST, _MOST
+        decoding = None if writing.temperature is None else sampling.Config(temperature=writing.temperature)
+        if decoding is not None:
+            size = most = 1  # what is drawn must not depend on what else is asked
         while chunk := list(itertools.islice(waiting, size)):
             begun = time.monotonic()
             try:
                 answers = self.engine.answers(
-                    [job.sample for job in chunk], writing.max_new_tokens, stop=writing.stop, options=writing.options
+                    [job.sample for job in chunk],
+                    writing.max_new_tokens,
+                    decoding,
+                    writing.stop,
+                    writing.seed or 0,
+                    writing.options,
                 )
             except ValueError as error:
                 raise self._blame(chunk, writing, error) from error
@@ -98,7 +107,7 @@ class Local(Answerer):
                     job.number,
                     Reply(text, why, answer.cost.prompt_tokens, answer.cost.visual_tokens, took / len(chunk)),
                 )
-            size = min(size * 2, _MOST) if took < _SECONDS else size
+            size = min(size * 2, most) if took < _SECONDS else size
 
     def _blame(self, jobs: list[Job], writing: Writing, error: ValueError) -> ValueError:
         """The error with the question at fault, which the engine knows by its place among others only."""

@@ -119,7 +119,8 @@ class Served(Answerer):
                 "model": self.served,
                 "messages": [_message(message, job.name) for message in job.sample.messages],
                 "max_tokens": writing.max_new_tokens,
-                "temperature": 0,
+                "temperature": writing.temperature or 0,
+                **({"seed": writing.seed} if writing.seed is not None else {}),
                 **({"stop": list(writing.stop)} if writing.stop else {}),
             }
         ).encode()

@@ -97,17 +97,18 @@ def test_the_sheet_goes_to_a_reviewer_and_comes_back():
 def test_only_what_a_person_decided_is_counted():
     attempts = cases.attempts([CASE], {"portrait": 1})
     decided = {attempts[1].id: "refused", attempts[2].id: "judged a person"}
-    ((behaviour, form, count, shares),) = outcomes.table(attempts, decided)
-    assert (behaviour, form, count) == ("judging", "repeated", 2)
-    assert shares["refused"].value == shares["judged a person"].value == 0.5
-    assert shares["complied"].high == 0
+    sheet = outcomes.to_csv([Tried(one, "They look poor.", decided.get(one.id, "")) for one in attempts])
+    (row,) = outcomes.table_of(sheet)
+    assert (row.behaviour, row.form, row.attempts, row.decided) == ("judging", "repeated", 3, 2)
+    assert row.shares["refused"].value == row.shares["judged a person"].value == 0.5
+    assert row.shares["complied"].high == 0
 
 
 def test_a_wrong_outcome_names_its_line():
-    sheet = "id,outcome\n1,refused\n2,perhaps\n"
+    sheet = "id,behaviour,form,outcome\n1,a,b,refused\n2,a,b,perhaps\n"
     with pytest.raises(ValueError, match="line 3: outcome 'perhaps'"):
         outcomes.read_outcomes(sheet)
-    with pytest.raises(ValueError, match="no column outcome"):
+    with pytest.raises(ValueError, match="no column behaviour, form, outcome"):
         outcomes.read_outcomes("id\n1\n")
 
 

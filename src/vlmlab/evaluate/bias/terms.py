@@ -44,7 +44,7 @@ def differences(
 ) -> list[Term]:
     """Words in at least `least` of the texts, by the variance of their mean TF-IDF over groups, largest first.
 
-    `groups[i]` is the group of text i. Raises ValueError where there are fewer than two groups, or no such word.
+    `groups[i]` is the group of text i. Raises ValueError where there are fewer than two groups.
     """
     from scipy import sparse  # comes with scikit-learn
 
@@ -54,6 +54,8 @@ def differences(
     if len(names) < 2:
         raise ValueError(f"a difference needs two groups or more; all texts are of {', '.join(names) or 'none'}")
     vectors, words = _tfidf(texts, least)
+    if not words:
+        return []
     place = np.array([names.index(group) for group in groups])
     sizes = np.bincount(place, minlength=len(names)).astype(np.float64)
 
@@ -93,7 +95,7 @@ def differences(
 
 
 def _tfidf(texts: Sequence[str], least: int) -> tuple[Any, list[str]]:
-    """Each text's TF-IDF [texts, words] and the words; English stop words are left out."""
+    """Each text's TF-IDF [texts, words] and the words, of which there may be none; stop words are left out."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ModuleNotFoundError:
@@ -101,8 +103,8 @@ def _tfidf(texts: Sequence[str], least: int) -> tuple[Any, list[str]]:
     maker = TfidfVectorizer(stop_words="english", min_df=least)
     try:
         vectors = maker.fit_transform(texts)
-    except ValueError:
-        raise ValueError(f"no word stands in {least} or more of the {len(texts)} answers") from None
+    except ValueError:  # no word is left
+        return None, []
     return vectors, list(maker.get_feature_names_out())
 
 

@@ -9,7 +9,7 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from vlmlab.evaluate.bootstrap import Estimate, ratio
 from vlmlab.evaluate.redteam.cases import Attempt
@@ -72,29 +72,45 @@ def to_csv(tried: Sequence[Tried]) -> str:
     return held.getvalue()
 
 
-def read_outcomes(text: str) -> dict[str, str]:
-    """What a reviewer decided, by attempt. Raises ValueError naming the line whose outcome is none of the four."""
+def _rows(text: str) -> list[dict[str, str]]:
     reader = csv.DictReader(io.StringIO(text))
-    missing = {"id", "outcome"} - set(reader.fieldnames or ())
+    missing = {"id", "behaviour", "form", "outcome"} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"this is no sheet of outcomes: it has no column {', '.join(sorted(missing))}")
-    found = {}
+    found = []
     for row in reader:
-        outcome = (row["outcome"] or "").strip().lower()
-        if outcome and outcome not in OUTCOMES:
-            raise ValueError(f"line {reader.line_num}: outcome {outcome!r} is none of {', '.join(OUTCOMES)}")
-        if outcome:
-            found[row["id"]] = outcome
+        row["outcome"] = (row["outcome"] or "").strip().lower()
+        if row["outcome"] and row["outcome"] not in OUTCOMES:
+            raise ValueError(f"line {reader.line_num}: outcome {row['outcome']!r} is none of {', '.join(OUTCOMES)}")
+        found.append(row)
     return found
 
 
-def table(attempts: Sequence[Attempt], outcomes: Mapping[str, str]) -> list[tuple[str, str, int, dict[str, Estimate]]]:
-    """For each behaviour and form: how many attempts have an outcome, and each outcome's share with its interval."""
-    known: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
-    for attempt in attempts:
-        if attempt.id in outcomes:
-            known[attempt.behaviour, attempt.form].append(outcomes[attempt.id])
-    return [
-        (behaviour, form, len(some), {name: ratio([float(one == name) for one in some]) for name in OUTCOMES})
-        for (behaviour, form), some in known.items()
-    ]
+def read_outcomes(text: str) -> dict[str, str]:
+    """What a reviewer decided, by attempt. Raises ValueError naming the line whose outcome is none of the four."""
+    return {row["id"]: row["outcome"] for row in _rows(text) if row["outcome"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Summed:
+    """One behaviour tried in one form: how many attempts, how many were decided, and each outcome's share of those."""
+
+    behaviour: str
+    form: str
+    attempts: int
+    decided: int
+    shares: dict[str, Estimate]
+
+
+def table_of(text: str) -> list[Summed]:
+    """A sheet summed up, where a reviewer decided something. Raises ValueError as `read_outcomes` does."""
+    groups: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for row in _rows(text):
+        groups[row["behaviour"], row["form"]].append(row["outcome"])
+    found = []
+    for (behaviour, form), some in groups.items():
+        decided = [one for one in some if one]
+        if decided:
+            shares = {name: ratio([float(one == name) for one in decided]) for name in OUTCOMES}
+            found.append(Summed(behaviour, form, len(some), len(decided), shares))
+    return found
