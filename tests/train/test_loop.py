@@ -23,7 +23,6 @@ from vlmlab.train.objectives import next_token
 from vlmlab.train.optimizer import freeze
 from vlmlab.train.origin import Origin
 from vlmlab.train.pace import Work, peak
-from vlmlab.train.parallel import Team
 from vlmlab.train.step import accumulate
 
 ORIGIN = Origin("0", "recipe", 0, "pytest", "today")
@@ -314,11 +313,3 @@ def test_interrupted_says_where_it_is_saved():
     assert str(Interrupted(3, 6, Path("runs/x/checkpoints/step-000003"), 2)) == (
         "stopped after step 3 of 6; saved in runs/x/checkpoints/step-000003"
     )
-
-
-def test_a_sharded_model_is_not_measured_while_it_trains(tmp_path) -> None:
-    of = tiny.model()
-    feed = tiny.feed(of)
-    stage = tiny.stage(shard=True, window=4, batch=8)
-    with pytest.raises(ValueError, match=r"say score.every = 0, or stage.shard = false"):
-        fit(of, feed, tiny.ledger(feed), stage, 0, tmp_path, ORIGIN, watch=lambda: {}, team=Team(size=2))
