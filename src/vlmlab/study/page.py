@@ -212,8 +212,8 @@ def index(folder: Path) -> str:
         "\n\n".join(
             [
                 "# The paper's findings, and ours",
-                "Small studies on two cores put the questions of the paper's ablations to models of nano's size or "
-                "less. They cannot confirm or refute what was found with 8 billion parameters: they say whether the same "
+                "Small studies on two cores put the paper's questions to models of nano's size or less. "
+                "They cannot confirm or refute what was found with 8 billion parameters: they say whether the same "
                 "direction shows here, and how large a difference they could have seen. A card whose positive control "
                 f"fails, or that asks fewer than {LEAST:,} questions, does not count.",
                 _table(["the paper", "here"], rows),
