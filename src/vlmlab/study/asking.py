@@ -84,45 +84,44 @@ def questions(choices: Choices, tokenizer: Tokenizer) -> Asked:
     for _, asked in found:
         ids = tokenizer.encode(f" {asked.answer}", add_special_tokens=False).ids
         known.setdefault(asked.kind, {})[asked.answer] = ids
-    opening = {kind: _shared(list(spelled.values())) for kind, spelled in known.items()}
-    tokens = {
-        kind: {word: ids[len(opening[kind])] for word, ids in sorted(spelled.items())}
-        for kind, spelled in known.items()
-    }
+    forks = {kind: _forks(spelled) for kind, spelled in known.items()}
     generator = random.Random(choices.seed)
     every = []
     for index, asked in found:
-        own = tokens[asked.kind]
-        words = (asked.answer, *_others(asked.answer, own, choices.candidates, generator))
-        if len(words) > 1:
-            told = tuple(own[word] for word in words)
-            every.append(Question(index, asked.kind, asked.text, words, opening[asked.kind], told))
+        right = known[asked.kind][asked.answer]
+        opening, tokens, words = _candidates(right, forks[asked.kind], choices.candidates, generator)
+        if words:
+            every.append(Question(index, asked.kind, asked.text, (asked.answer, *words), opening, tokens))
     if not every:
         raise ValueError("nothing can be asked: no kind of question has two answers that begin with different tokens")
     return Asked(every, pictures, source.made.chat)
 
 
-def _shared(spelled: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The tokens that all answers of a kind begin with (a space, say), at least one of each left over."""
-    shortest = min(map(len, spelled))
-    shared: list[int] = []
-    for at in range(shortest - 1):
-        if len({ids[at] for ids in spelled}) > 1:
-            break
-        shared.append(spelled[0][at])
-    return tuple(shared)
+Forks = dict[tuple[int, ...], dict[int, str]]
+"""Where the answers of a kind part: behind each opening, an answer for each token that may come next."""
 
 
-def _others(answer: str, tokens: dict[str, int], candidates: int, generator: random.Random) -> tuple[str, ...]:
-    """Other answers, of which no two begin alike, nor with the right one, up to so many `candidates` with that."""
-    known = list(tokens)
-    drawn = generator.sample(known, len(known)) if len(known) > candidates else known
-    taken, found = {tokens[answer]}, []
-    for other in drawn:
-        if tokens[other] not in taken and len(taken) < candidates:
-            taken.add(tokens[other])
-            found.append(other)
-    return tuple(found)
+def _forks(spelled: dict[str, list[int]]) -> Forks:
+    found: Forks = {}
+    for word, ids in sorted(spelled.items()):
+        for at, token in enumerate(ids):
+            found.setdefault(tuple(ids[:at]), {}).setdefault(token, word)
+    return found
+
+
+def _candidates(
+    right: Sequence[int], forks: Forks, count: int, generator: random.Random
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
+    """What all candidates begin with, the token that comes next in each, the right one's first; and the other answers.
+
+    They part where most do: behind the space that all numbers begin with, say, and not before it.
+    """
+    places = [tuple(right[:at]) for at in range(len(right))]
+    opening = max(places, key=lambda place: (min(len(forks[place]), count), -len(place)))
+    own = right[len(opening)]
+    others = [token for token in forks[opening] if token != own]
+    chosen = generator.sample(others, count - 1) if len(others) > count - 1 else others
+    return opening, (own, *chosen), tuple(forks[opening][token] for token in chosen)
 
 
 def answer(
@@ -161,7 +160,8 @@ def _groups(order: Sequence[int], size: int) -> list[list[int]]:
     """Pictures that are read together; none is alone, as each other's are the wrong ones."""
     groups = [list(order[start : start + size]) for start in range(0, len(order), size)]
     if len(groups) > 1 and len(groups[-1]) == 1:
-        groups[-2] += groups.pop()
+        alone = groups.pop()
+        groups[-1] += alone
     return groups
 
 

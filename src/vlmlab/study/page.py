@@ -212,10 +212,10 @@ def index(folder: Path) -> str:
         "\n\n".join(
             [
                 "# The paper's findings, and ours",
-                "Small studies on two cores put the questions of the paper's ablations to models of nano's size or "
-                "less. They cannot confirm or refute what was found with 8 billion parameters: they say whether the "
-                "same direction shows here, and how large a difference they could have seen. A card whose positive "
-                f"control fails, or that asks fewer than {LEAST:,} questions, does not count.",
+                "Small studies on two cores put the paper's questions to models of nano's size or less. "
+                "They cannot confirm or refute what was found with 8 billion parameters: they say whether the same "
+                "direction shows here, and how large a difference they could have seen. A card whose positive control "
+                f"fails, or that asks fewer than {LEAST:,} questions, does not count.",
                 _table(["the paper", "here"], rows),
                 "## All cards",
                 _table(["question", "paper", "verdict", "arms x seeds", "questions", "minutes"], every),
@@ -233,7 +233,7 @@ def _verdict(card: Mapping[str, Any]) -> str:
 def _told(card: Mapping[str, Any]) -> str:
     claims = []
     for one in card["judged"]:
-        found = one["difference"]
+        found = one.get("difference")
         size = ""
         if found:
             estimate = found["estimate"]
