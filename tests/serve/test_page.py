@@ -1,6 +1,7 @@
 """The page, in a real browser: pictures dropped and pasted, an answer as it comes, the stop button, what it cost."""
 
 import asyncio
+import urllib.error
 import urllib.request
 
 import pytest

@@ -15,6 +15,8 @@ from vlmlab.serve.service import LOG, Service
 OPEN = frozenset({"/health", "/chat", "/chat.js"})
 """Where no key is asked for: what watches a server need not know its secrets, and the page asks for the key itself."""
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
+
 
 class Guard:
     """Stands before the routes. Refuses by the service's limits, counts and logs what was answered.
@@ -53,7 +55,8 @@ class Guard:
             self.service.active -= 1
             path = scope["path"] if scope["path"] in self.paths else "other"
             self.service.metrics.responses.labels(path, str(status)).inc()
-            LOG.info("%s %s %d in %.3f s", scope["method"], path, status, time.perf_counter() - began)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            LOG.info("%s %s %d in %.3f s", method, path, status, time.perf_counter() - began)
 
     def _check(self, scope: Scope) -> None:
         """Raise Failed for what need not be read."""
