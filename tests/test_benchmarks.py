@@ -18,6 +18,7 @@ BOTH = {"vlmlab", "transformers"}
     [
         ("gpu", BOTH),
         ("cold_start", BOTH),
+        ("serve", BOTH),
         ("stream", BOTH),
         ("training", BOTH),
         ("evaluation", BOTH),

@@ -55,6 +55,8 @@ class Serving:
     """Sites whose pages may ask from a browser, such as https://example.org."""
     names: Names = ()
     """Names under which the server may be reached; at 127.0.0.1 those of this machine alone, else any."""
+    chat: bool = False
+    """Show a page to talk with the model, at /chat."""
     drain: float = 30.0
     """How many seconds what is under way may go on when the server is told to stop."""
     log_prompts: bool = False
@@ -74,18 +76,18 @@ def serve(
     """Serve a model by OpenAI's API and text-generation-inference's. Ctrl-C lets answers end, then stops.
 
     Examples:
-      vlmlab serve
+      vlmlab serve --chat
       vlmlab serve HuggingFaceM4/idefics2-8b --allow-urls public --api-key-env VLMLAB_KEY --host 0.0.0.0
 
     Args:
         model: A model's folder, a run's, a name on the hub, or nano.
     """
-    limits, policy = limits_of(serving), policy_of(serving)
     try:
         from vlmlab.serve import app, running
         from vlmlab.serve.service import Service
     except ModuleNotFoundError as error:
         raise ValueError(f"vlmlab serve needs {error.name}: pip install 'vlmlab[serve]'") from None
+    limits, policy = limits_of(serving), policy_of(serving)
     import logging
 
     from vlmlab.generate.engine import Engine
@@ -110,6 +112,8 @@ def limits_of(serving: Serving) -> "Limits":
     """The limits that a command line asks for. Raises ValueError for what cannot be."""
     from vlmlab.serve.service import LOCAL, Limits
 
+    if serving.context and serving.context < 256:
+        raise ValueError(f"--context must be 256 or more, not {serving.context}")
     if not 0 <= serving.port < 65536:
         raise ValueError(f"--port must be 0 to 65535, not {serving.port}")
     local = _is_local(serving.host)
@@ -121,6 +125,7 @@ def limits_of(serving: Serving) -> "Limits":
         at_once=serving.rows + serving.queue + 16,
         new_tokens=serving.max_new_tokens,
         drain_seconds=serving.drain,
+        chat=serving.chat,
         log_prompts=serving.log_prompts,
     )
 

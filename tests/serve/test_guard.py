@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import logging
+import re
 import socket
 import time
 
@@ -246,12 +247,12 @@ def test_unknown_places_and_ways_are_told_as_errors(served):
     for method, path, status in [("GET", "/no", 404), ("POST", "/v1/embeddings", 404), ("GET", "/generate", 405)]:
         found, _, body = send(served, method, path)
         assert found == status and json.loads(body)["error"]
-    for data, says in [("{", "not valid JSON"), ("[" * 100_000, "JSON|parsing"), ("3", "the request"), ("{}", "more")]:
+    for data, says in [("{", "not valid JSON"), ("[" * 100_000, "JSON|pars"), ("3", "the request"), ("{}", "model")]:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)) as connection:
             connection.request("POST", "/v1/chat/completions", data, {"Content-Type": "application/json"})
             told = connection.getresponse()
             assert told.status == 400, data[:10]
-            told.read()
+            assert re.search(says, json.loads(told.read())["error"]["message"])
 
 
 @contextlib.contextmanager
@@ -266,9 +267,8 @@ def open_line(served, receive=None):
 
 def head(more, key=KEY):
     shown = "" if key is None else f"Authorization: Bearer {key}\r\n"
-    return (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{shown}Content-Type: application/json\r\n{more}\r\n\r\n"
-    ).encode()
+    kind = "Content-Type: application/json\r\n"
+    return f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{shown}{kind}{more}\r\n\r\n".encode()
 
 
 def answer(line):

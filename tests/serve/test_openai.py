@@ -204,6 +204,15 @@ def test_completions_go_on_from_text_with_pictures(client, offline):
     assert "hello" + "".join(piece.choices[0].text for piece in pieces) == first.text
 
 
+def test_an_answer_whose_length_nobody_said_has_what_fits(client, offline):
+    """512 tokens in all: a prompt leaves fewer than the server's own limit."""
+    answer = client.chat.completions.create(model=server.NAME, messages=ask("x" * 450), temperature=0)
+    [expected] = offline.answers([sample("x" * 450)], answer.usage.completion_tokens)
+    assert answer.usage.total_tokens == 512 and answer.choices[0].message.content == expected.text.lstrip()
+    with pytest.raises(openai.BadRequestError, match=r"a prompt of .* would"):
+        client.chat.completions.create(model=server.NAME, messages=ask("x" * 600))
+
+
 def test_models_are_listed(client):
     assert [model.id for model in client.models.list()] == [server.NAME, "tgi"]
     assert client.models.retrieve(server.NAME).owned_by == "vlmlab"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -52,22 +53,37 @@ def post(url, data, **headers):
         return json.load(answer)
 
 
+def status(url):
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def chat(text, **more):
     return {"model": "tiny-model", "messages": [{"role": "user", "content": text}], "temperature": 0} | more
 
 
 def test_a_folder_is_served_until_a_signal_and_what_is_under_way_ends(folder):
-    with running(folder, "--api-key-env", "KEY_OF_TEST", "--rows", "2", KEY_OF_TEST="secret-secret") as (process, url):
+    words = ["--api-key-env", "KEY_OF_TEST", "--rows", "2", "--context", "1000"]
+    with running(folder, *words, KEY_OF_TEST="secret-secret") as (process, url):
         headers = {"Authorization": "Bearer secret-secret"}
         answer = post(url + "/v1/chat/completions", chat("hello", max_tokens=12), **headers)
         assert answer["choices"][0]["message"]["content"] == server.offline("hello", 12).lstrip()
-        body = json.dumps(chat("hi", max_tokens=300, stream=True)).encode()
+        body = json.dumps(chat("hi", max_tokens=800, stream=True)).encode()
         request = urllib.request.Request(
             url + "/v1/chat/completions", body, {"Content-Type": "application/json"} | headers
         )
         with urllib.request.urlopen(request, timeout=60) as stream:
             first = stream.readline()
             process.send_signal(signal.SIGTERM)
+            while status(url + "/health") == 200:
+                time.sleep(0.01)
+            assert status(url + "/health") == 503
+            with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+                post(url + "/v1/chat/completions", chat("new"), **headers)
+            assert refused.value.headers["Retry-After"]
             rest = stream.read().decode()
         assert b"assistant" in first and rest.endswith("data: [DONE]\n\n")
         assert rest.count("data: ") > 100

@@ -13,8 +13,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from vlmlab.serve import openai, tgi
+from vlmlab.generate.answers import Overloaded
+from vlmlab.serve import openai, page, tgi
 from vlmlab.serve.certificate import certify
+from vlmlab.serve.decoders import Busy
 from vlmlab.serve.failures import Failed
 from vlmlab.serve.guard import Guard
 from vlmlab.serve.service import Gone, Service
@@ -55,6 +57,14 @@ def create(service: Service) -> FastAPI:
         """Figures for Prometheus."""
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
 
+    if service.limits.chat:
+        app.include_router(page.routes())
+
+    @app.get("/docs", include_in_schema=False)
+    async def reference() -> Response:
+        """The same, to be read."""
+        return page.told(page.reference(app.openapi()), "text/html; charset=utf-8")
+
     _tell_errors(app, service)
     paths = [str(path) for path in app.openapi()["paths"]]
     app.add_middleware(Guard, service=service, paths=paths)
@@ -82,6 +92,8 @@ def _tell_errors(app: FastAPI, service: Service) -> None:
 
     async def tell_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, Failed):  # the guard's, while the request was read
+            return await tell(request, error.__cause__)
         told = str(error.detail)
         if error.status_code == 404:
             told = f"there is no {request.method} {request.url.path[:200]} here; see /openapi.json"
@@ -95,7 +107,7 @@ def _tell_errors(app: FastAPI, service: Service) -> None:
     app.add_exception_handler(RequestValidationError, tell_invalid)
     app.add_exception_handler(HTTPException, tell_http)
     app.add_exception_handler(Gone, tell_gone)
-    for kind in (Failed, ValueError, RuntimeError, Exception):
+    for kind in (Failed, Overloaded, Busy, ValueError):  # the guard tells of the others
         app.add_exception_handler(kind, tell)
 
 

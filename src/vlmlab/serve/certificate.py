@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from vlmlab.batch import Sample
 from vlmlab.component import parse
-from vlmlab.generate.answers import Answer, Settings
+from vlmlab.generate.answers import Answer, Handle, Overloaded, Settings
 from vlmlab.generate.engine import Engine
 from vlmlab.model.vision import siglip
 from vlmlab.model.vlm import VLM, VLMConfig
@@ -118,14 +119,10 @@ def measure() -> dict[str, Any]:
     model = tiny()
     processor = tiny_processor(model)
     asked = samples()
-    batch = processor(asked, add_generation_prompt=True, options=[Options(split=at == 0) for at in range(len(asked))])
-    assert batch.images is not None
-    encoded = [
-        processor.encode(one, add_generation_prompt=True, options=Options(split=at == 0))
-        for at, one in enumerate(asked)
-    ]
+    ways = [Options(split=at == 0) for at in range(len(asked))]
+    encoded = processor.encode_all(asked, add_generation_prompt=True, options=ways)
     with torch.inference_mode():
-        logits = model(batch)
+        logits = model(processor.collate(encoded))
     last = [logits[row, len(one.tokens) - 1, ::8].tolist() for row, one in enumerate(encoded)]
     patches = hashlib.blake2b(digest_size=16)
     for some in (some for one in encoded for some in one.patches):
@@ -137,7 +134,7 @@ def measure() -> dict[str, Any]:
         "patches": patches.hexdigest(),
         "positions": hashlib.blake2b(json.dumps(places).encode(), digest_size=16).hexdigest(),
         "logits": [[round(value, 6) for value in row] for row in last],
-        "written": [answer.tokens for answer in engine.answers(asked, 8)],
+        "written": [engine.answers([one], 8, options=way)[0].tokens for one, way in zip(asked, ways, strict=True)],
     }
 
 
@@ -145,12 +142,21 @@ def company(engine: Engine) -> float | None:
     """None when a started engine writes the same texts alone and together; else the margin where they first part."""
     settings = [Settings(8, options=None, logprobs=2) for _ in range(3)]
     asked = [Sample.from_text("What is it? <image>", [picture(64, 48)]), *(Sample.from_text(t) for t in ("Two", "A"))]
-    alone = [engine.submit(one, some).result() for one, some in zip(asked, settings, strict=True)]
-    handles = [engine.submit(one, some) for one, some in zip(asked, settings, strict=True)]
+    alone = [_submit(engine, one, some).result() for one, some in zip(asked, settings, strict=True)]
+    handles = [_submit(engine, one, some) for one, some in zip(asked, settings, strict=True)]
     together = [handle.result() for handle in handles]
     margins = [_parts(a, b) for a, b in zip(alone, together, strict=True)]
     found = [margin for margin in margins if margin is not None]
     return max(found) if found else None
+
+
+def _submit(engine: Engine, sample: Sample, settings: Settings) -> Handle:
+    """Hand in a request when there is room for it to wait."""
+    while True:
+        try:
+            return engine.submit(sample, settings)
+        except Overloaded:
+            time.sleep(0.01)
 
 
 def _parts(a: Answer, b: Answer) -> float | None:

@@ -5,6 +5,7 @@ and the engine writes in its own. A request that nobody waits for any more is gi
 """
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from vlmlab.batch import Message, Picture, Sample
-from vlmlab.generate.answers import Answer, Handle, Said, Settings
+from vlmlab.generate.answers import Answer, Handle, Said, Settings, TooLong
 from vlmlab.generate.engine import Engine
 from vlmlab.processor.processor import Processor
 from vlmlab.serve.constrain import Grammars
@@ -75,11 +76,12 @@ class Desk:
         self._opening = ThreadPoolExecutor(opening, "vlmlab-pictures")
         self._preparing = ThreadPoolExecutor(prepare, "vlmlab-prompts")
 
-    async def ask(self, asked: Sequence[tuple[Sample, Settings]]) -> Running:
+    async def ask(self, asked: Sequence[tuple[Sample, Settings]], flexible: bool = False) -> Running:
         """Begin to answer samples, each by its settings. Their pictures are references, as requests name them.
 
-        Samples that are the same object have their pictures opened once. Raises what `Pictures.get` and `Engine.submit`
-        raise; then nothing is under way.
+        Samples that are the same object have their pictures opened once. With `flexible`, an answer may have as many
+        tokens as fit, if those are fewer than its settings say. Raises what `Pictures.get` and `Engine.submit` raise;
+        then nothing is under way.
         """
         began = time.perf_counter()
         opened: dict[int, Sample] = {}
@@ -91,7 +93,7 @@ class Desk:
         handles: list[Handle] = []
         try:
             for sample, settings in asked:
-                handles.append(await self._submit(opened[id(sample)], settings, running.news))
+                handles.append(await self._submit(opened[id(sample)], settings, running.news, flexible))
         except BaseException:
             for handle in handles:
                 handle.cancel()
@@ -117,11 +119,23 @@ class Desk:
         self._opening.shutdown(wait=False, cancel_futures=True)
         self._preparing.shutdown(wait=False, cancel_futures=True)
 
-    async def _submit(self, sample: Sample, settings: Settings, news: asyncio.Event) -> Handle:
+    async def _submit(self, sample: Sample, settings: Settings, news: asyncio.Event, flexible: bool) -> Handle:
         loop = asyncio.get_running_loop()
 
+        def tell() -> None:
+            loop.call_soon_threadsafe(news.set)
+
         def submit() -> Handle:
-            return self.engine.submit(sample, settings, lambda: loop.call_soon_threadsafe(news.set))
+            try:
+                return self.engine.submit(sample, settings, tell)
+            except TooLong as error:
+                fits = min(error.fits, settings.max_new_tokens - 1)
+                if not flexible or fits < 1:
+                    raise
+                try:
+                    return self.engine.submit(sample, dataclasses.replace(settings, max_new_tokens=fits), tell)
+                except TooLong:  # it is the prompt
+                    raise error from None
 
         return await self._in(self._preparing, submit, _cancel_late)
 

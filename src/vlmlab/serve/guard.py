@@ -12,8 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vlmlab.serve.failures import Failed
 from vlmlab.serve.service import LOG, Service
 
-OPEN = frozenset({"/health"})
-"""Where no key is asked for: what watches a server need not know its secrets."""
+OPEN = frozenset({"/health", "/chat", "/chat.js"})
+"""Where no key is asked for: what watches a server need not know its secrets, and the page asks for the key itself."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 
 class Guard:
@@ -33,25 +35,28 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 499
+        began, status, started = time.perf_counter(), 499, False
 
         async def noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
             await send(message)
 
         self.service.active += 1
         try:
             self._check(scope)
             await self.app(scope, self._bounded(scope, receive), noted)
-        except Failed as error:
-            await refuse(error, scope["path"], noted)
+        except Exception as error:
+            if started:
+                raise  # half an answer: the line is cut
+            await refuse(self.service.failed(error), scope["path"], noted)
         finally:
             self.service.active -= 1
             path = scope["path"] if scope["path"] in self.paths else "other"
             self.service.metrics.responses.labels(path, str(status)).inc()
-            LOG.info("%s %s %d in %.3f s", scope["method"], path, status, time.perf_counter() - began)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            LOG.info("%s %s %d in %.3f s", method, path, status, time.perf_counter() - began)
 
     def _check(self, scope: Scope) -> None:
         """Raise Failed for what need not be read."""
@@ -110,10 +115,10 @@ class Guard:
 
 
 async def refuse(error: Failed, path: str, send: Send) -> None:
-    """Answer with an error, and close the connection: what is left of the request is not read."""
+    """Answer with an error, whatever is left of the request."""
     error = error.for_path(path)
     body = json.dumps(error.body(path)).encode()
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
     raw = [(name.lower().encode(), value.encode()) for name, value in (headers | error.headers).items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

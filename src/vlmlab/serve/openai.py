@@ -101,36 +101,43 @@ def settings_of(
     ]
 
 
-async def _chat(service: Service, asked: ChatRequest) -> Response:
+def _check(service: Service, asked: Asking) -> None:
     service.check_model(asked.model)
+    if asked.stream_options is not None and not asked.stream:
+        raise Failed(400, "stream_options needs stream: true", "stream_options")
+
+
+async def _chat(service: Service, asked: ChatRequest) -> Response:
+    _check(service, asked)
     if asked.top_logprobs and not asked.logprobs:
         raise Failed(400, "top_logprobs needs logprobs: true", "top_logprobs")
     count = asked.n or 1
-    limit = asked.max_completion_tokens or asked.max_tokens or service.limits.new_tokens
+    said = asked.max_completion_tokens or asked.max_tokens
     grammars = await _grammars(service, asked.response_format, count)
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     sample = conversation(asked.messages)
-    settings = settings_of(asked, limit, logprobs, grammars, count)
+    settings = settings_of(asked, said or service.limits.new_tokens, logprobs, grammars, count)
     for turn in asked.messages:
         service.log_prompt(turn.role, turn.content)
-    running = await service.desk.ask([(sample, some) for some in settings])
+    running = await service.desk.ask([(sample, some) for some in settings], said is None)
     return await Chat(service, asked, running).response()
 
 
 async def _complete(service: Service, asked: CompletionRequest) -> Response:
-    service.check_model(asked.model)
+    _check(service, asked)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     count = asked.n or 1
     if count * len(prompts) > 16:
         raise Failed(400, f"{len(prompts)} prompts with {count} answers each are more than 16 answers", "n")
     if not all(prompts):
         raise Failed(400, "an empty prompt leaves nothing to go on from", "prompt")
-    limit = asked.max_tokens or service.limits.new_tokens
-    settings = settings_of(asked, limit, asked.logprobs, count=count)
+    settings = settings_of(asked, asked.max_tokens or service.limits.new_tokens, asked.logprobs, count=count)
     samples = [from_markdown(prompt) for prompt in prompts]
     for prompt in prompts:
         service.log_prompt("prompt", prompt)
-    running = await service.desk.ask([(sample, some) for sample in samples for some in settings])
+    running = await service.desk.ask(
+        [(sample, some) for sample in samples for some in settings], asked.max_tokens is None
+    )
     return await Completion(service, asked, running, [prompt for prompt in prompts for _ in settings]).response()
 
 
@@ -163,9 +170,6 @@ class Form:
         """The answer as asked for: a stream, or all of it once it is there."""
         if self.asked.stream:
             return Events(self.service, "/v1", self._events(), self.running.cancel)
-        if self.asked.stream_options is not None:
-            self.running.cancel()
-            raise Failed(400, "stream_options needs stream: true", "stream_options")
         try:
             answers = await self.running.answers()
         finally:

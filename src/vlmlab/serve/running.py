@@ -22,45 +22,44 @@ class Line(H11Protocol):
 
     head_seconds = 10.0
     stalled_seconds = 30.0
-    alarm: asyncio.TimerHandle | None = None
+    silent: asyncio.TimerHandle | None = None
+    stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there: it has so long to send a request's headers."""
         super().connection_made(transport)
-        self._set(self.head_seconds)
+        self.silent = self.loop.call_later(self.head_seconds, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
-        self._unset()
+        self.silent, self.stalled = _cancelled(self.silent), _cancelled(self.stalled)
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Something came. A request whose headers are whole is being answered; what began after one has its time."""
-        before = self.cycle
+        """Something came, or an answer is over. Between answers a client has so long to say what it wants next.
+
+        The rest of a request that was refused unread is passed over in that time too.
+        """
         super().handle_events()
-        if self.cycle is not before or (self.cycle is not None and not self.cycle.response_complete):
-            self._unset()
-        elif self.alarm is None:
-            self._set(self.head_seconds)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.silent = _cancelled(self.silent)
+        elif self.silent is None:
+            self.silent = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is told things."""
         super().pause_writing()
-        self._set(self.stalled_seconds)
+        self.stalled = self.loop.call_later(self.stalled_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """It reads again."""
         super().resume_writing()
-        self._unset()
+        self.stalled = _cancelled(self.stalled)
 
-    def _set(self, seconds: float) -> None:
-        self._unset()
-        self.alarm = self.loop.call_later(seconds, self.transport.abort)
 
-    def _unset(self) -> None:
-        if self.alarm is not None:
-            self.alarm.cancel()
-            self.alarm = None
+def _cancelled(alarm: asyncio.TimerHandle | None) -> None:
+    if alarm is not None:
+        alarm.cancel()
 
 
 class Server(uvicorn.Server):

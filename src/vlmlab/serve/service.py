@@ -36,7 +36,7 @@ class Limits:
     A request has at most `body_bytes`, arrives within `body_seconds`, and at most `at_once` are taken in at a time;
     who has not read anything for `stalled_seconds`, or has not said what it wants within `head_seconds`, is cut off.
     An answer has `new_tokens` tokens unless its request says how many. `drain_seconds` is how long a server that is
-    told to stop goes on with what is under way.
+    told to stop goes on with what is under way. With `chat` there is a page to talk with the model.
     """
 
     key: str | None = None
@@ -49,6 +49,7 @@ class Limits:
     at_once: int = 128
     new_tokens: int = 512
     drain_seconds: float = 30.0
+    chat: bool = False
     log_prompts: bool = False
 
     def __post_init__(self) -> None:

@@ -69,7 +69,7 @@ async def _generate(service: Service, asked: GenerateRequest, streams: bool, pat
         allowed=await _grammar(service, given),
     )
     service.log_prompt("prompt", asked.inputs)
-    running = await service.desk.ask([(from_markdown(asked.inputs), settings)])
+    running = await service.desk.ask([(from_markdown(asked.inputs), settings)], given.max_new_tokens is None)
     text = Text(service, asked.inputs, given, running, seed if given.draws else None)
     if streams:
         return Events(service, path, text.events(), running.cancel)

@@ -64,7 +64,7 @@ class Parameters(Schema):
 
     @field_validator("typical_p", "best_of")
     @classmethod
-    def _one(cls, value: float | None) -> float | None:
+    def _one(cls, value: float | int | None) -> float | int | None:
         if value is not None and value != 1:
             raise ValueError("only 1 is served")
         return value
