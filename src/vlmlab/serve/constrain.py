@@ -13,7 +13,7 @@ from torch import Tensor
 from vlmlab.processor.processor import Processor
 
 # Spaces and newlines are where a model that is unsure goes on for ever: only what models usually write is allowed.
-_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Grammar:

@@ -57,9 +57,11 @@ class Line(H11Protocol):
         self.stalled = _cancelled(self.stalled)
 
 
-def _cancelled(alarm: asyncio.TimerHandle | None) -> None:
+def _cancelled(alarm: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """What is left of an alarm that is called off: nothing."""
     if alarm is not None:
         alarm.cancel()
+    return None
 
 
 class Server(uvicorn.Server):

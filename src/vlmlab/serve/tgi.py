@@ -54,7 +54,7 @@ def routes(service: Service) -> APIRouter:
 
 
 async def _generate(service: Service, asked: GenerateRequest, streams: bool, path: str) -> Response:
-    given = asked.parameters or Parameters()
+    given = asked.parameters or Parameters.model_validate({})
     if len(given.stops) > STOPS:
         raise Failed(400, f"{len(given.stops)} stop strings are more than {STOPS}", "stop")
     seed = secrets.randbits(48) if given.seed is None else given.seed
