@@ -84,6 +84,178 @@ def questions(choices: Choices, tokenizer: Tokenizer) -> Asked:
     for _, asked in found:
         ids = tokenizer.encode(f" {asked.answer}", add_special_tokens=False).ids
         known.setdefault(asked.kind, {})[asked.answer] = ids
+    forks = {kind: _forks(spelled) for kind, spelled in known.items()}
+    generator = random.Random(choices.seed)
+    every = []
+    for index, asked in found:
+        right = known[asked.kind][asked.answer]
+        opening, tokens, words = _candidates(right, forks[asked.kind], choices.candidates, generator)
+        if words:
+            every.append(Question(index, asked.kind, asked.text, (asked.answer, *words), opening, tokens))
+    if not every:
+        raise ValueError("nothing can be asked: no kind of question has two answers that begin with different tokens")
+    return Asked(every, pictures, source.made.chat)
+
+
+Forks = dict[tuple[int, ...], dict[int, str]]
+"""Where the answers of a kind part: behind each opening, an answer for each token that may come next."""
+
+
+def _forks(spelled: dict[str, list[int]]) -> Forks:
+    found: Forks = {}
+    for word, ids in sorted(spelled.items()):
+        for at, token in enumerate(ids):
+            found.setdefault(tuple(ids[:at]), {}).setdefault(token, word)
+    return found
+
+
+def _candidates(
+    right: Sequence[int], forks: Forks, count: int, generator: random.Random
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
+    """What all candidates begin with, the token that comes next in each, the right one's first; and the other answers.
+
+    They part where most do: behind the space that all numbers begin with, say, and not before it.
+    """
+    places = [tuple(right[:at]) for at in range(len(right))]
+    opening = max(places, key=lambda place: (min(len(forks[place]), count), -len(place)))
+    own = right[len(opening)]
+    others = [token for token in forks[opening] if token != own]
+    chosen = generator.sample(others, count - 1) if len(others) > count - 1 else others
+    return opening, (own, *chosen), tuple(forks[opening][token] for token in chosen)
+
+
+def answer(self) -> str:
+        """The right one."""
+        return self.candidates[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The questions of a study, and the pictures they are about by number."""
+
+    questions: list[Question]
+    pictures: dict[int, Picture]
+    chat: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """For each question: whether the right candidate was the likeliest, and its loss among the candidates, in nats.
+
+    `wrong` and `wrong_losses` are those with a wrong picture, for the questions numbered `controlled`.
+    """
+
+    right: list[bool]
+    losses: list[float]
+    controlled: list[int]
+    wrong: list[bool]
+    wrong_losses: list[float]
+
+
+def questions(choices: Choices, tokenizer: Tokenizer) -> Asked:
+    """All questions of the source, in order; one without another candidate is left out. See `Choices`.
+
+    Raises ValueError for a source that is not made, and where nothing can be asked.
+    """
+    source = choices.data.build()
+    if not isinstance(source, MadeSource):
+        name = choices.data.name
+        raise ValueError(f"evaluate.data.name = {name!r}: only made sources know what can be asked of them")
+    found, pictures = [], {}
+    for index in range(len(source)):
+        truth = source.truth(index)
+        pictures[index] = Picture(png(source.draw(truth)), f"{choices.data.name} {index}")
+        found += [(index, asked) for asked in source.questions(truth)]
+    known: dict[str, dict[str, list[int]]] = {}
+    for _, asked in found:
+        ids = tokenizer.encode(f" {asked.answer}", add_special_tokens=False).ids
+        known.setdefault(asked.kind, {})[asked.answer] = ids
+    forks = {kind: _forks(spelled) for kind, spelled in known.items()}
+    generator = random.Random(choices.seed)
+    every = []
+    for index, asked in found:
+        right = known[asked.kind][asked.answer]
+        opening, tokens, words = _candidates(right, forks[asked.kind], choices.candidates, generator)
+        if words:
+            every.append(Question(index, asked.kind, asked.text, (asked.answer, *words), opening, tokens))
+    if not every:
+        raise ValueError("nothing can be asked: no kind of question has two answers that begin with different tokens")
+    return Asked(every, pictures, source.made.chat)
+
+
+Forks = dict[tuple[int, ...], dict[int, str]]
+"""Where the answers of a kind part: behind each opening, an answer for each token that may come next."""
+
+
+def _forks(spelled: dict[str, list[int]]) -> Forks:
+    found: Forks = {}
+    for word, ids in sorted(spelled.items()):
+        for at, token in enumerate(ids):
+            found.setdefault(tuple(ids[:at]), {}).setdefault(token, word)
+    return found
+
+
+def _candidates(
+    right: Sequence[int], forks: Forks, count: int, generator: random.Random
+) -> dict[int, tuple[tuple[int, ...], str]]:
+    """Answers by the token that tells them apart, with what all of them begin with; the right one first.
+
+    They part where most others do: behind the space that all numbers begin with, say, and not before it.
+    """
+    places = [tuple(right[:at]) for at in range(len(right))]
+    opening = max(places, key=lambda place: (min(len(forks[place]), count), -len(place)))
+    own = right[len(opening)]
+    others = [token for token in forks[opening] if token != own]
+    chosen = generator.sample(others, count - 1) if len(others) > count - 1 else others
+    return {token: (opening, forks[opening][token]) for token in (own, *chosen)}
+
+
+def answer(self) -> str:
+        """The right one."""
+        return self.candidates[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The questions of a study, and the pictures they are about by number."""
+
+    questions: list[Question]
+    pictures: dict[int, Picture]
+    chat: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """For each question: whether the right candidate was the likeliest, and its loss among the candidates, in nats.
+
+    `wrong` and `wrong_losses` are those with a wrong picture, for the questions numbered `controlled`.
+    """
+
+    right: list[bool]
+    losses: list[float]
+    controlled: list[int]
+    wrong: list[bool]
+    wrong_losses: list[float]
+
+
+def questions(choices: Choices, tokenizer: Tokenizer) -> Asked:
+    """All questions of the source, in order; one without another candidate is left out. See `Choices`.
+
+    Raises ValueError for a source that is not made, and where nothing can be asked.
+    """
+    source = choices.data.build()
+    if not isinstance(source, MadeSource):
+        name = choices.data.name
+        raise ValueError(f"evaluate.data.name = {name!r}: only made sources know what can be asked of them")
+    found, pictures = [], {}
+    for index in range(len(source)):
+        truth = source.truth(index)
+        pictures[index] = Picture(png(source.draw(truth)), f"{choices.data.name} {index}")
+        found += [(index, asked) for asked in source.questions(truth)]
+    known: dict[str, dict[str, list[int]]] = {}
+    for _, asked in found:
+        ids = tokenizer.encode(f" {asked.answer}", add_special_tokens=False).ids
+        known.setdefault(asked.kind, {})[asked.answer] = ids
     opening = {kind: _shared(list(spelled.values())) for kind, spelled in known.items()}
     tokens = {
         kind: {word: ids[len(opening[kind])] for word, ids in sorted(spelled.items())}

@@ -233,7 +233,7 @@ def _verdict(card: Mapping[str, Any]) -> str:
 def _told(card: Mapping[str, Any]) -> str:
     claims = []
     for one in card["judged"]:
-        found = one["difference"]
+        found = one.get("difference")
         size = ""
         if found:
             estimate = found["estimate"]
