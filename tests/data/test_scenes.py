@@ -223,3 +223,29 @@ def test_a_scene_that_allows_no_kind_is_asked_for_existence():
 def test_what_is_wrong_is_said(changes, told):
     with pytest.raises(ValueError, match=re.escape(told)):
         source(**changes)
+
+
+def test_a_scene_told_in_words_has_no_picture_and_asks_the_same():
+    shown, told = source(questions=2, chat=False)[3], source(questions=2, chat=False, told=True)[3]
+    assert not told.pictures
+    words, asked = told.messages[0].parts
+    assert words.endswith(".\n") and words.startswith("a")
+    assert (asked, *told.messages[1:]) == (shown.messages[0].parts[1], *shown.messages[1:])
+
+
+def test_pictures_of_other_shapes_show_the_same_things_in_proportion():
+    wide = source(sizes=((224, 56), (56, 224)), side=112)
+    square = source(side=112)
+    found = {wide.draw(wide.truth(n)).size for n in range(12)}
+    assert found == {(224, 56), (56, 224)}
+    assert [wide.truth(n).scene for n in range(5)] == [square.truth(n).scene for n in range(5)]
+    with pytest.raises(ValueError, match=r"sizes has \[8, 64\]"):
+        source(sizes=((8, 64),))
+
+
+def test_alternative_texts_say_less_than_descriptions():
+    alt, full = source(kinds=("alt",)), source(kinds=("description",))
+    pairs = [(alt.truth(n).questions[0], full.truth(n).questions[0]) for n in range(60)]
+    assert all(len(a.answer) < len(d.answer) for a, d in pairs)
+    assert any(a.answer.startswith("image ") for a, _ in pairs)
+    assert any(a.answer in graph.SHAPES for a, _ in pairs)

@@ -225,11 +225,19 @@ def _recipe(path: Path, study: Study, arm: str, every: Overrides) -> Recipe:
 
 
 def differences(plan: Plan) -> dict[str, dict[str, str]]:
-    """The keys of the arms' recipes that are not the same in all: for each, its value in every arm ("-": not there)."""
+    """The keys of the arms' recipes that are not the same in all: for each, its value in every arm ("-": not there).
+
+    What only some arms have, and all of those alike, is left out unless an arm names it: it came with a plug-in.
+    """
     flat = {arm: dict(_flat(component.plain(recipe))) for arm, recipe in plan.recipes.items()}
     keys = dict.fromkeys(key for held in flat.values() for key in held)
     found = {key: {arm: held.get(key, "-") for arm, held in flat.items()} for key in keys}
-    return {key: values for key, values in found.items() if len(set(values.values())) > 1}
+    named = {item.partition("=")[0].strip() for overrides in plan.study.trained().values() for item in overrides}
+    return {
+        key: values
+        for key, values in found.items()
+        if len(set(values.values())) > 1 and (key in named or len(set(values.values()) - {"-"}) > 1)
+    }
 
 
 def _flat(data: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:

@@ -11,10 +11,12 @@ STYLE = """
 svg { font: 13px system-ui, sans-serif; background: #fff; color: #1d2430; }
 .grid { stroke: #e3e7ee; } .axis { stroke: #8a94a6; } .note { fill: #66707f; font-size: 12px; } text { fill: #1d2430; }
 .s0 { --c: #2563eb; } .s1 { --c: #059669; } .s2 { --c: #dc6b19; } .s3 { --c: #9333ea; }
+.s4 { --c: #be123c; } .s5 { --c: #0e7490; }
 path { stroke: var(--c); fill: none; } circle, rect.key { fill: var(--c); stroke: none; }
 @media (prefers-color-scheme: dark) {
   svg { background: #14181f; } text { fill: #e6e9ee; } .note { fill: #98a2b3; } .grid { stroke: #272d38; }
   .s0 { --c: #6ea8ff; } .s1 { --c: #34d399; } .s2 { --c: #fb923c; } .s3 { --c: #c084fc; }
+  .s4 { --c: #fb7185; } .s5 { --c: #22d3ee; }
 }
 """
 
@@ -65,7 +67,7 @@ def chart(title: str, note: str, across: str, lines: Sequence[Line]) -> str:
     )
     key = float(LEFT)
     for number, line in enumerate(lines):
-        parts.append(f'<g class="s{number % 4}">{_drawn(line, place)}')
+        parts.append(f'<g class="s{number % 6}">{_drawn(line, place)}')
         parts.append(f'<rect class="key" x="{key:.0f}" y="40" width="14" height="4" rx="2"/></g>')
         parts.append(f'<text class="note" x="{key + 20:.0f}" y="46">{html.escape(line.name)}</text>')
         key += 44 + 6.6 * len(line.name)
