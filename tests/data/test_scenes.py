@@ -162,7 +162,8 @@ def test_shapes_look_different():
     scenes, drawn = source(side=100), {}
     for shape in graph.SHAPES:
         thing = graph.Thing(shape, "black", "large", 0.5, 0.5, 0.4, 0.0, (0, 0, 0))
-        image = scenes.draw(type(scenes.truth(0))(graph.Scene((thing,), (255, 255, 255)), ()))
+        size = scenes.truth(0).size
+        image = scenes.draw(type(scenes.truth(0))(graph.Scene((thing,), (255, 255, 255)), (), size))
         drawn[shape] = {place for place, value in enumerate(image.convert("L").tobytes()) if value < 128}
         assert 0.2 < len(drawn[shape]) / (math.pi * 40**2) <= 1.01
     for one, other in itertools.combinations(drawn.values(), 2):
