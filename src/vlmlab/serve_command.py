@@ -4,11 +4,12 @@ import dataclasses
 import ipaddress
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from vlmlab.commands import Device, Number, adapter_folder, best_device, model_folder, torch_dtype
+from vlmlab.quantize_command import configured, speed_up
 
 if TYPE_CHECKING:
     from vlmlab.serve.media import Policy
@@ -61,6 +62,10 @@ class Serving:
     """How many seconds what is under way may go on when the server is told to stop."""
     log_prompts: bool = False
     """Write what is asked into the log."""
+    quantize: Annotated[
+        Literal["", "int8", "int4", "nf4"], arg(metavar="int8|int4|nf4", help_behavior_hint="(default: as stored)")
+    ] = ""
+    """Hold the decoder's weights in few bits; see vlmlab quantize for a folder of them, and for awq."""
     device: Device = ""
     """Where to compute."""
     dtype: Number = "auto"
@@ -98,7 +103,9 @@ def serve(
     name = model or "nano"
     adapter = adapter_folder(serving.adapter)
     where, dtype = serving.device or best_device(), torch_dtype(serving.dtype)
-    loaded, processor = load(model_folder(name), device=where, dtype=dtype, adapter=adapter)
+    quantizer = configured(serving.quantize).build() if serving.quantize else None
+    loaded, processor = load(model_folder(name), device=where, dtype=dtype, adapter=adapter, quantize=quantizer)
+    speed_up(loaded)
     engine = Engine(loaded, processor, serving.rows, serving.memory << 20, serving.context or None, queue=serving.queue)
     called = Path(name).name if Path(name).is_dir() else name
     with Pictures(policy) as pictures:
