@@ -70,7 +70,8 @@ def prose(page: str) -> str:
 
 def links(page: str) -> list[str]:
     """Targets of links and pictures that are not on the web."""
-    found = re.findall(r"\]\(([^)\s]+)[^)]*\)", prose(page)) + re.findall(r"(?:src|href)=\"([^\"]+)\"", prose(page))
+    told = re.sub(r"`[^`]*`", "", prose(page))  # what is quoted as code links nowhere
+    found = re.findall(r"\]\(([^)\s]+)[^)]*\)", told) + re.findall(r"(?:src|href)=\"([^\"]+)\"", told)
     return [link for link in found if not re.match(r"[a-z]+:", link)]
 
 
