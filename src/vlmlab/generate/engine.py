@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -59,7 +60,8 @@ class Engine:
         self.sights = Sights(model, processor.config, memory)
         self.banned = torch.tensor(processor.never_written, dtype=torch.long, device=model.device)
         self.ends = frozenset(processor.ends)
-        self._methods: dict[DecodingConfig, Decoding] = {}
+        # Requests with equal settings are decoded together; what no request uses any more is dropped.
+        self._methods: WeakValueDictionary[DecodingConfig, Decoding] = WeakValueDictionary()
         self._scheduler: Scheduler | None = None
         self._worker: Worker | None = None
 
@@ -194,9 +196,10 @@ class Engine:
 
     def _method(self, settings: Settings) -> Decoding:
         config = greedy.Config() if settings.decoding is None else settings.decoding
-        if config not in self._methods:
-            self._methods[config] = config.build()
-        return self._methods[config]
+        method = self._methods.get(config)
+        if method is None:
+            method = self._methods[config] = config.build()
+        return method
 
     def _jobs(
         self, samples: Sequence[Sample], settings: Settings, first: int, handle: Handle | None = None
