@@ -31,7 +31,7 @@ class Failed(Exception):
         message: str,
         param: str | None = None,
         code: str | None = None,
-        retry_after: float | None = None,
+        retry_after: float | int | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
