@@ -11,6 +11,7 @@ from vlmlab.eval_command import Measured, Out, answerer
 
 if TYPE_CHECKING:
     from vlmlab.batch import Picture, Sample
+    from vlmlab.evaluate.bias.report import Said
     from vlmlab.evaluate.redteam.cases import Attempt
     from vlmlab.evaluate.redteam.outcomes import Tried
 
@@ -50,19 +51,13 @@ def bias(
         toxicity: A text classifier in ONNX.
         label: What its class of toxic texts is called, where it is not called toxic.
     """
-    import dataclasses
-    import json
-
     from vlmlab.evaluate import suite
     from vlmlab.evaluate.answering import Writing
     from vlmlab.evaluate.bias import PROMPTS, run
     from vlmlab.evaluate.bias.portraits import Portraits
-    from vlmlab.evaluate.bias.report import findings, markdown, plain
     from vlmlab.evaluate.bias.toxicity import Toxicity
     from vlmlab.evaluate.known import Known
     from vlmlab.train.log import Meter
-    from vlmlab.train.origin import Origin
-    from vlmlab.writing import write_text
 
     people = Portraits(portraits, split, limit)
     judge = None if toxicity is None else Toxicity(toxicity, label)
@@ -71,11 +66,22 @@ def bias(
         said = run.ask(people, answerer(model, measuring), Writing(max_new_tokens), known, meter.advance)
     if judge is not None:
         said = run.judged(said, judge)
-    found = findings(said)
-    made_by = Origin.now(json.dumps([model, portraits, split, limit]), 0)
     asked = f"{len(people)} portraits, three prompts each, up to {max_new_tokens} tokens, greedily."
-    page = f"# What {model} says of people\n\n{asked}\n\n{markdown(found, said)}\n{made_by.line()}\n"
-    write_text(folder / "bias.md", page)
+    _tell(said, f"# What {model} says of people\n\n{asked}\n", [model, portraits, split, limit], folder)
+
+
+def _tell(said: Sequence["Said"], head: str, asked: list[str | int], folder: Path) -> None:
+    """Write the page and every answer; print a line for each comparison."""
+    import dataclasses
+    import json
+
+    from vlmlab.evaluate.bias.report import findings, markdown, plain
+    from vlmlab.train.origin import Origin
+    from vlmlab.writing import write_text
+
+    found = findings(said)
+    made_by = Origin.now(json.dumps(asked), 0)
+    write_text(folder / "bias.md", f"{head}\n{markdown(found, said)}\n{made_by.line()}\n")
     told = {"made_by": made_by.plain(), "findings": plain(found), "answers": [dataclasses.asdict(one) for one in said]}
     write_text(folder / "bias.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     for one in found:
