@@ -250,3 +250,12 @@ def test_requests_of_one_engine_do_not_share_generators():
     logits = torch.zeros(1, 50)
     drawn = [drawing.choose(logits, [Request([], 1, seed=7)]) for _ in range(20)]
     assert len({tuple(d) for d in drawn}) == 1
+
+
+@pytest.mark.parametrize("extreme", [{"temperature": 1e-300}, {"temperature": 1e300}, {"repetition_penalty": 1e-300}])
+def test_extreme_settings_of_sampling_still_draw_a_token(extreme):
+    way = sample.Config(**extreme).build()
+    logits = torch.tensor([[0.0, 5.0, -3.0, 5.0, -torch.inf]])
+    request = Request([1], 8, 0)
+    (token,) = way.choose(way.prepare(logits, [request], torch.tensor([], dtype=torch.long)), [request])
+    assert token in ({1, 3} if extreme == {"temperature": 1e-300} else {0, 1, 2, 3})

@@ -37,7 +37,12 @@ class Sample(Decoding):
 
     def choose(self, logits: Float[Tensor, "b w"], requests: Sequence[Request]) -> list[int]:
         """The next token of each request."""
-        probabilities = self.narrow(logits / self.config.temperature).softmax(-1).cpu()
+        # Below the largest first, and within what floats can hold: a temperature of 1e-300 must not end in 0/0.
+        bounds = torch.finfo(logits.dtype)
+        temperature = min(max(self.config.temperature, bounds.tiny), bounds.max)
+        logits = logits.clamp(max=bounds.max)
+        below = logits - logits.amax(-1, keepdim=True)
+        probabilities = self.narrow(below / temperature).softmax(-1).cpu()
         return [
             int(torch.multinomial(row, 1, generator=self._generator(request)))
             for row, request in zip(probabilities, requests, strict=True)
