@@ -15,10 +15,10 @@ import sys
 import torch
 
 from generate import tiny
-from vlmlab.batch import Sample
+from vlmlab.batch import Batch, Sample
 from vlmlab.generate import slots
 from vlmlab.generate.answers import Answer, Handle, Settings
-from vlmlab.generate.decoding import beam, sample
+from vlmlab.generate.decoding import DecodingConfig, Request, beam, sample
 from vlmlab.generate.engine import Engine
 from vlmlab.generate.session import Session
 from vlmlab.generate.sights import Sights
@@ -79,6 +79,24 @@ def greedy_alone(engine: Engine, one: Sample) -> Alone:
         logits = session.step(found.tokens[-1:])
 
 
+@torch.inference_mode()
+def written_alone(engine: Engine, one: Sample, way: DecodingConfig, seed: int) -> list[int]:
+    """What a way of decoding writes when every step reads the whole document again, without a cache."""
+    batch = engine.processor([one], add_generation_prompt=True)
+    prompt, method = batch.tokens[0].tolist(), way.build()
+    request = Request(prompt, LIMIT, seed, lambda written: written[-1] in engine.ends)
+    going = True
+    while going:
+        logits = []
+        for past in method.pasts(request):
+            tokens = torch.tensor([prompt + past])
+            positions = torch.arange(tokens.shape[1])[None]
+            logits.append(engine.model(Batch(tokens, torch.ones_like(tokens), positions, images=batch.images))[0, -1])
+        [moves] = method.advance(torch.stack(logits), [request], engine.banned)
+        going = bool(moves)
+    return request.written
+
+
 def ties(engine: Engine, answer: Answer, alone: Alone) -> int:
     """Whether the two part at a tie. Fails where they part anywhere else, or where the logits differ."""
     for at, (scored, right) in enumerate(zip(answer.scored, alone.tokens, strict=False)):
@@ -108,7 +126,8 @@ class Mix:
     def arrive(self) -> None:
         number = self.draw.randrange(len(self.samples))
         way = self.draw.choice(WAYS)
-        settings = Settings(self.draw.randint(1, LIMIT), way, seed=number, logprobs=3 if way is None else None)
+        limit = LIMIT if way == WAYS[4] else self.draw.randint(1, LIMIT)  # a shorter search is another search
+        settings = Settings(limit, way, seed=number, logprobs=3 if way is None else None)
         [job] = self.engine._jobs([self.samples[number]], settings, 0)
         self.scheduler.add(job)
         self.asked.append((number, settings, job.handle))
@@ -151,7 +170,7 @@ class Law:
         for one, other in itertools.combinations(self.alone, 2):
             assert (one.logits[0] - other.logits[0]).abs().max() > 100 * BOUND, "a crossed answer would not be seen"
         self.others = {
-            (number, way): self.engine.answers([one], LIMIT, way, seed=number)[0].tokens
+            (number, way): written_alone(self.engine, one, way, number)
             for number, one in enumerate(self.samples)
             for way in WAYS[3:]
         }
@@ -175,7 +194,7 @@ class Law:
             elif settings.decoding == WAYS[3]:
                 assert answer.tokens == self.others[number, settings.decoding][: len(answer.tokens)]
                 assert answer.tokens or not whole
-            elif whole and settings.max_new_tokens == LIMIT:
+            elif whole:
                 assert answer.tokens == self.others[number, settings.decoding]
             self.tokens += len(answer.tokens)
             self.reused += answer.cost.reused_tokens

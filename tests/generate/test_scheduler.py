@@ -129,6 +129,21 @@ def test_a_conversation_goes_on_where_it_stood(names):
     assert second.cost.image_hits == 1, "a picture within the prefix is not looked at"
 
 
+def test_what_was_written_is_part_of_the_prefix(bench):
+    word, letters = " abcdefg", bench.engine.processor.tokenizer
+
+    def allowed(written):
+        return torch.arange(103) == letters.token_to_id(word[len(written)])
+
+    turns = [{"role": "user", "content": "Say the alphabet."}]
+    [first] = bench.run(bench.add(Sample.from_messages(turns), len(word), allowed=allowed))
+    turns += [{"role": "assistant", "content": first.text.strip()}, {"role": "user", "content": "Go on."}]
+    [second] = bench.run(bench.add(Sample.from_messages(turns)))
+    assert first.text == word
+    assert second.cost.reused_tokens == first.cost.prompt_tokens + len(word) - 1, "all that was read, the last was not"
+    assert second.tokens == bench.alone(Sample.from_messages(turns))
+
+
 def test_equal_requests_at_once_are_read_once():
     bench = Bench(rows=4, chunk=20)
     one = ask("What is this, and who made it?", tiny.picture(20, 14, 1))
