@@ -252,7 +252,10 @@ def test_requests_of_one_engine_do_not_share_generators():
     assert len({tuple(d) for d in drawn}) == 1
 
 
-@pytest.mark.parametrize("extreme", [{"temperature": 1e-300}, {"temperature": 1e300}, {"repetition_penalty": 1e-300}])
+@pytest.mark.parametrize(
+    "extreme",
+    [{"temperature": 1e-300}, {"temperature": 1e300}, {"repetition_penalty": 1e-300}, {"repetition_penalty": 1e300}],
+)
 def test_extreme_settings_of_sampling_still_draw_a_token(extreme):
     way = sample.Config(**extreme).build()
     logits = torch.tensor([[0.0, 5.0, -3.0, 5.0, -torch.inf]])

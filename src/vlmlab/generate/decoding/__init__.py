@@ -96,7 +96,8 @@ class Decoding:
             for row, request in enumerate(requests):
                 seen = torch.tensor(sorted({*request.prompt, *request.written}), device=scores.device)
                 old = scores[row, seen]
-                scores[row, seen] = torch.where(old < 0, old * self.penalty, old / self.penalty)
+                new = torch.where(old < 0, old * self.penalty, old / self.penalty).nan_to_num()  # finite: no 0/0 later
+                scores[row, seen] = torch.where(old.isinf(), old, new)
         return scores
 
     def choose(self, logits: Float[Tensor, "b w"], requests: Sequence[Request]) -> list[int]:
