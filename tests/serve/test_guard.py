@@ -179,6 +179,7 @@ def test_a_queue_that_is_full_says_when_to_come_again(decoders):
                 body = json.dumps(chat("x", max_tokens=3900, stream=True))
                 connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
                 assert connection.getresponse().status == 200
+                until(lambda: served.service.engine.gauges().rows)  # the first is written, so only the second waits
             status, headers, body = send(served)
             assert status == 429 and int(headers["Retry-After"]) >= 1 and b"waiting" in body
             status, _, body = send(served, path="/generate", body={"inputs": "x"})
