@@ -121,15 +121,19 @@ class Rows8(Packed):
         """`x` times the transposed weight, in `x`'s dtype."""
         low = torch.bfloat16 if x.is_cpu else x.dtype
         if x.is_cpu and 0 < x.numel() <= FEW * self.in_features and self.in_features % LANES == 0:
-            rows = x.reshape(-1, self.in_features).to(low)
-            fours = self.out_features // FOURS * FOURS
-            out = torch._weight_int8pack_mm(rows, self.codes[:fours], self._units(low)[:fours])
-            if fours < self.out_features:
-                out = torch.cat([out, F.linear(rows, self.codes[fours:].to(low))], 1)
-            out = out.view(*x.shape[:-1], -1)
+            out = self._few(x.reshape(-1, self.in_features).to(low)).view(*x.shape[:-1], -1)
         else:
             out = F.linear(x.to(low), self.codes.to(low))
         return (out * self.scales).to(x.dtype)  # scaled here, where scales are not rounded
+
+    def _few(self, rows: Float[Tensor, "n i"]) -> Float[Tensor, "n o"]:
+        """The product of a few rows with the codes, by torch's kernel."""
+        codes, units = self.codes, self._units(rows.dtype)
+        fours = self.out_features // FOURS * FOURS
+        if fours == self.out_features:  # slices would cost a small product a third of its time
+            return torch._weight_int8pack_mm(rows, codes, units)
+        out = torch._weight_int8pack_mm(rows, codes[:fours], units[:fours])
+        return torch.cat([out, F.linear(rows, codes[fours:].to(rows.dtype))], 1)
 
     def path(self, device: torch.device) -> str:
         """How a product is computed there, in words."""
