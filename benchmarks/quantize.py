@@ -39,6 +39,7 @@ TEXT = Path(__file__).parents[1] / "docs" / "data.md"
 def arguments():
     parser = _bench.arguments(__doc__)
     parser.add_argument("--pictures", type=int, default=12, help="held-out pictures that are asked about")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="these alone beside float32")
     parser.add_argument(
         "--peer", action="store_true", help="time transformers in float32, too (another model's weights)"
     )
@@ -60,22 +61,22 @@ def calibration(processor, count=24):
 def sides(args) -> dict[str, tuple]:
     """The models by their name, each with its processor."""
     if args.tiny:
-        return tiny_sides()
+        return tiny_sides(args)
     model, processor = load("nano")
     found = {"float32": (copied(model), processor)}
     found["bfloat16"] = (copied(load("nano")[0]).to(torch.bfloat16), processor)
-    for name in METHODS:
+    for name in args.methods:
         batches = calibration(processor) if name == "awq" else []
         made = find(QuantizerConfig, name)().build(batches)(copied(load("nano")[0]))
         found[name] = (speed_up(made), processor)
     return found
 
 
-def tiny_sides() -> dict[str, tuple]:
+def tiny_sides(args) -> dict[str, tuple]:
     found: dict[str, tuple] = {"float32": (pair(True)[0], None)}
     tokens = torch.randint(3, 200, (1, 40))
     batches = [Batch(tokens, torch.ones_like(tokens), torch.arange(40)[None])]
-    for name in METHODS:
+    for name in args.methods:
         found[name] = (speed_up(find(QuantizerConfig, name)().build(batches)(pair(True)[0])), None)
     return found
 
@@ -203,7 +204,7 @@ def main() -> None:
         seconds = _bench.summary(times["transformers"])["median_s"]
         rows.append({"side": "transformers, float32", "ms_per_token": round(1000 * seconds / TOKENS, 2)})
         rows[-1]["times_float32"] = round(_bench.ratio(times, "transformers", "float32"), 2)
-    _bench.report("quantize", rows, args)
+    _bench.report("-".join(["quantize", *(() if args.methods == METHODS else args.methods)]), rows, args)
     for name, (model, _) in models.items():
         for kind, paths in told(model).items():
             print(f"{name}: {kind}: {'; '.join(paths)}")
