@@ -1,7 +1,7 @@
 """The model card's table of optimizations, row by row, on full-size random weights: ours and transformers' in one run.
 
-    python benchmarks/card.py                         # needs a GPU with 60 GB; --only ours or peer, --like nf4 for parts
-    python benchmarks/card.py --tiny                  # a tiny model, on the CPU where there is no GPU: shows that it runs
+    python benchmarks/card.py          # needs a GPU with 60 GB; --only ours or peer, --like nf4 for parts
+    python benchmarks/card.py --tiny   # a tiny model, on the CPU where there is no GPU: shows that it runs
 
 Each row of the card (attention, splitting, kind of numbers, four bits) has its figures (in GB and seconds for 20
 generations, on an A100) beside ours and those of transformers. Then the same at `longest_edge` 448, and in float32.
@@ -19,7 +19,6 @@ import dataclasses
 import gc
 import importlib.util
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

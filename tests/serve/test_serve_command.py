@@ -15,7 +15,11 @@ import pytest
 
 from serve import server
 from vlmlab import cli
+from vlmlab.batch import Sample
+from vlmlab.generate.engine import Engine
 from vlmlab.hub import save
+from vlmlab.hub.load import load
+from vlmlab.quantize import int8
 from vlmlab.serve_command import Serving, limits_of, policy_of
 
 
@@ -90,6 +94,16 @@ def test_a_folder_is_served_until_a_signal_and_what_is_under_way_ends(folder):
         assert process.wait(30) == 0
         told = process.stderr.read()
         assert "hello" not in told and "secret-secret" not in told
+
+
+def test_a_model_served_in_few_bits_answers_as_it_does_offline(folder):
+    model, processor = load(folder, quantize=int8.Config().build())
+    sample = Sample.from_messages([{"role": "user", "content": "hello"}])
+    right = Engine(model, processor).generate([sample], 12)[0]
+    assert right != server.offline("hello", 12)  # so the answer tells which of the two is served
+    with running(folder, "--quantize", "int8", "--context", "1000") as (_, url):
+        answer = post(url + "/v1/chat/completions", chat("hello", max_tokens=12))
+    assert answer["choices"][0]["message"]["content"] == right.lstrip()
 
 
 def test_a_second_signal_ends_it_at_once(folder):
