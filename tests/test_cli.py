@@ -326,3 +326,13 @@ def test_a_conversation(monkeypatch, tmp_path):
 
 def test_a_message_keeps_its_words():
     assert terminal.message("just words, no pictures") == Message("user", ("just words, no pictures",))
+
+
+def test_wrong_words_are_one_line_where_no_boxes_can_be_drawn():
+    command = [sys.executable, "-m", "vlmlab.cli", "compare", "a", "b", "--tell", "x"]
+    told = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=told)
+    assert (
+        done.stderr
+        == "vlmlab: Error parsing --tell: could not convert string to float: 'x'; see vlmlab compare --help\n"
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from evaluate import questions
 from vlmlab import cli
 from vlmlab.evaluate import suite
+
+CPU = ("--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,14 @@ def test_a_broken_row_is_named(place, tmp_path, capsys):
         (["own=q.jsonl", "--variant", "lmms"], "has no variant 'lmms'; it has official"),
         (["gone.toml"], "no such file: gone.toml"),
         (["own=q.jsonl", "--key-variable", "x"], "belongs to an address"),
+        (["own="], "cannot read 'own='"),
+        (
+            ["own=q.jsonl", "own.shots=2"],
+            "own: 2 examples are asked for, its pool has 0: name a larger one with `pool`",
+        ),
+        (["own=q.jsonl", "--max-new-tokens", "0"], "max_new_tokens must be 1 or more, not 0"),
+        (["own=q.jsonl", "--longest", "-5"], "longest must be 1 or more, not -5"),
+        (["own=q.jsonl", "--shown", "-1"], "--shown must be 0 or more, not -1"),
     ],
 )
 def test_what_is_wrong_is_one_line(place, more, told, capsys, tmp_path, monkeypatch):
@@ -149,6 +160,89 @@ def test_what_is_wrong_is_one_line(place, more, told, capsys, tmp_path, monkeypa
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and told in lines[0]
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("card.json"))
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "told"),
+    [
+        ("vlmlab.toml", b"[model", "vlmlab: {folder}/vlmlab.toml is not valid TOML"),
+        ("model.safetensors", b"\0" * 10, "vlmlab: {folder}/model.safetensors is not a whole safetensors file"),
+        ("tokenizer.json", b"{", "vlmlab: {folder}/tokenizer.json cannot be read"),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_no_questions_fault(place, tmp_path, capsys, file, data, told):
+    folder = tmp_path / "model"
+    shutil.copytree(place / "model", folder)
+    (folder / file).write_bytes(data)
+    assert cli.main(["eval", str(folder), f"own={place / 'questions.jsonl'}", "--out", str(tmp_path), *CPU]) == 2
+    assert told.format(folder=folder) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["", "own=q.jsonl", *CPU], "no model is named"),
+        (["{model}", "own=q.jsonl", "--device", "gpu"], "'gpu' is no device"),
+        (["{model}", "own=q.jsonl", *CPU, "--out", "q.jsonl"], "q.jsonl"),
+    ],
+)
+def test_no_model_no_device_no_folder(place, words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    questions.file(tmp_path, 2, "q.jsonl")
+    assert cli.main(["eval", *(word.format(model=place / "model") for word in words)]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_what_cannot_be_told_is_said_before_anything_is_asked(place, tmp_path, capsys):
+    words = ["pareto", str(place / "model"), f"own={place / 'questions.jsonl'}", "--out", str(tmp_path / "out"), *CPU]
+    for value in ("0", "nan", "inf"):
+        assert cli.main([*words, "--tell", value]) == 2
+        assert "--tell must be above 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def damaged(card, key, value):
+    """A card with another value at `a.b`, or without what stands there."""
+    *path, last = key.split(".")
+    held = card
+    for name in path:
+        held = held[name]
+    if value is None:
+        del held[last]
+    else:
+        held[last] = value
+    return json.dumps(card)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("metric.name", None),
+        ("metric.name", 3),
+        ("model.name", None),
+        ("made_by", None),
+        ("shares", None),
+        ("questions", 0),
+    ],
+)
+def test_a_card_that_lacks_something_is_named(place, tmp_path, capsys, key, value):
+    assert cli.main(words(place, tmp_path, "own.limit=2")) == 0
+    path = tmp_path / "own" / "card.json"
+    path.write_text(damaged(json.loads(path.read_text()), key, value))
+    assert cli.main(["compare", str(tmp_path / "own"), str(tmp_path / "own"), "--out", str(tmp_path / "c.html")]) == 2
+    assert f"{path} is " in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "c.html").exists()
+
+
+def test_a_score_that_is_no_number_and_a_page_that_is_a_folder_are_named(place, tmp_path, capsys):
+    assert cli.main(words(place, tmp_path, "own.limit=2")) == 0
+    one = str(tmp_path / "own")
+    assert cli.main(["compare", one, one, "--out", one]) == 2
+    assert f"{one}: Is a directory" in capsys.readouterr().err
+    path = tmp_path / "own" / "questions.jsonl"
+    path.write_text(path.read_text().replace('"score": 0.0', '"score": NaN'))
+    assert cli.main(["compare", one, one, "--out", str(tmp_path / "c.html")]) == 2
+    assert f"{path}, line 1: cannot be read: its score is nan" in capsys.readouterr().err
 
 
 def test_runs_of_other_questions_are_not_compared(tmp_path, capsys):

@@ -87,3 +87,8 @@ def test_a_quantized_folder_is_not_quantized_again(folder, tmp_path, capsys, mon
     assert cli.main(["quantize", str(tmp_path / "one"), "int8", str(tmp_path / "two")]) == 2
     assert "held in int8 already: quantize the model it was made from" in capsys.readouterr().err
     assert not (tmp_path / "two").exists()
+
+
+def test_the_method_is_not_an_override(tmp_path, capsys):
+    assert cli.main(["quantize", "gone", "int8", str(tmp_path / "out"), "quantizer.name=awq"]) == 2
+    assert "the method is the command's, int8" in capsys.readouterr().err

@@ -79,3 +79,68 @@ def test_repeated_attempts_are_drawn_and_each_draw_is_its_own(model, tmp_path):
 def test_no_model_and_no_sheet_is_an_error(capsys):
     assert cli.main(["redteam"]) == 2
     assert "name one model to ask, or a sheet" in capsys.readouterr().err
+
+
+def tried(model, tmp_path, capsys, text, **more):
+    """Red-teaming with a file of cases: the exit status, and what was said."""
+    (tmp_path / "cases.toml").write_text(text)
+    options = [word for name, value in more.items() for word in (f"--{name}", str(value))]
+    words = ["redteam", str(model), "--cases", str(tmp_path / "cases.toml"), "--device", "cpu", *options]
+    return cli.main(words), capsys.readouterr().err
+
+
+def test_cases_that_nobody_can_try_are_an_error(model, tmp_path, capsys):
+    case = '[[case]]\nbehaviour = "b"\npicture = "zebra"\nask = "a"\n[behaviours.b]\nabout = "x"\ngroup = "bias"\n'
+    out = tmp_path / "run"
+    assert tried(model, tmp_path, capsys, case, out=out) == (
+        2,
+        "vlmlab: no case is left to try: give --pictures a folder of them\n",
+    )
+    status, said = tried(model, tmp_path, capsys, "case = []\n[behaviours]\n", out=out)
+    assert status == 2 and "cases.toml has no cases" in said
+    assert not out.exists()
+    assert cli.main(["redteam", str(model), "--cases", "gone.toml"]) == 2
+    assert capsys.readouterr().err == "vlmlab: no such file: gone.toml\n"
+
+
+def test_a_limit_below_zero_and_an_out_that_is_a_file_are_one_line(model, portraits, capsys):
+    words = ["bias", str(model), str(portraits), "--device", "cpu"]
+    assert cli.main([*words, "--limit", "-1"]) == 2
+    assert capsys.readouterr().err == "vlmlab: limit must be 0 or more, not -1\n"
+    assert cli.main([*words, "--out", str(portraits)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"vlmlab: {portraits}: it is there already, and is no folder"
+
+
+def test_who_interrupts_is_told_how_to_go_on(model, portraits, tmp_path, capsys, monkeypatch):
+    def stop(*told):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vlmlab.evaluate.bias.run.ask", stop)
+    out = tmp_path / "run"
+    assert cli.main(["bias", str(model), str(portraits), "--out", str(out), "--device", "cpu"]) == 130
+    assert f"{out} keeps the answers: say the same again to go on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"id,behaviour,form,outcome\n1,b,f,nonsense\n", "{sheet}: line 2: outcome 'nonsense' is none of"),
+        (b"a,b\n1,2\n", "{sheet}: this is no sheet of outcomes: it has no column"),
+        (b"\xff\xfe\x00", "{sheet} is not in UTF-8"),
+        (b"", "{sheet}: this is no sheet"),
+    ],
+)
+def test_a_sheet_that_cannot_be_read_is_named(tmp_path, capsys, data, told):
+    sheet = tmp_path / "outcomes.csv"
+    sheet.write_bytes(data)
+    assert cli.main(["redteam", "--score", str(sheet)]) == 2
+    assert told.format(sheet=sheet) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_sheet_comes_back_as_spreadsheets_save_it(tmp_path, capsys, mark):
+    sheet = tmp_path / "outcomes.csv"
+    rows = [["id", "behaviour", "form", "outcome"], ["1", "captcha", "single", "refused"]]
+    sheet.write_text("".join(mark.join(row) + "\r\n" for row in rows), encoding="utf-8-sig", newline="")
+    assert cli.main(["redteam", "--score", str(sheet)]) == 0
+    assert "captcha" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import inspect
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if told:
             raise
         wrong = isinstance(
-            error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError
+            error,
+            ValueError | FileExistsError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError,
         )
         return _fail(_said(error), 2 if wrong else 1)
 
@@ -131,10 +133,11 @@ def _gathered(words: list[str]) -> list[str]:
 
 
 def _first_words(box: str) -> str:
-    """What stands in a box below its title, up to the first rule."""
+    """What stands in a box below its title, up to the first rule; without box-drawing letters a rule follows it."""
     rows = [re.sub(r"\x1b\[[0-9;]*m", "", row) for row in box.splitlines()[1:]]
     bare = [" ".join(row.strip().strip("│|╭╮╰╯+").split()) for row in rows]
-    rule = next((at for at, row in enumerate(bare) if at and not row.strip("─-")), len(bare))
+    bare = list(itertools.dropwhile(lambda row: not row.strip("─-"), bare))
+    rule = next((at for at, row in enumerate(bare) if not row.strip("─-")), len(bare))
     return " ".join(row for row in bare[:rule] if row)
 
 
@@ -170,6 +173,8 @@ def _fail(told: str, status: int) -> int:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, FileExistsError) and error.filename:  # a folder is wanted where something else is
+        return f"{error.filename}: it is there already, and is no folder"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,13 +91,14 @@ def evaluate(
     from vlmlab.evaluate import suite
     from vlmlab.evaluate.session import Manner, Session
 
+    _check_page(shown)
     asked = suite.parse(benchmarks)
     for label, config in asked.items():
         suite.draws(label, config, draws)
     splits = {"auto": None, "on": True, "off": False}[split]
     manner = Manner(max_new_tokens, splits, longest, variant, variants, shown, against)
     session = Session(answerer(model, measuring), out or EVALUATIONS / suite.folder_name(model))
-    with _kept(session.out):
+    with kept(session.out):
         for label, config in asked.items():
             session.measure(label, config, draws, manner)
 
@@ -132,6 +134,7 @@ def compare(
     from vlmlab.train.origin import Origin
     from vlmlab.writing import write_text
 
+    _check_page(shown, tell)
     for label, (one, other) in _common(first, second).items():
         found = pairs.compare(evaluation.read(one), evaluation.read(other), tell)
         place = out.with_name(f"{out.stem}-{label}{out.suffix}") if label else out
@@ -171,11 +174,12 @@ def pareto(
     from vlmlab.evaluate import suite
     from vlmlab.evaluate.session import Session
 
+    _check_page(shown, tell)
     asked = suite.parse(benchmark)
     if len(asked) != 1:
         raise ValueError(f"one benchmark at a time, not {', '.join(asked)}")
     session = Session(answerer(model, measuring), out or EVALUATIONS / suite.folder_name(model))
-    with _kept(session.out):
+    with kept(session.out):
         for label, config in asked.items():
             session.pareto(label, config, longest, tell, shown)
 
@@ -221,7 +225,7 @@ def prefer(
 
     folder = out or Path("runs/prefer") / f"{suite.folder_name(first)}-{suite.folder_name(second)}"
     other = dataclasses.replace(measuring, key_variable=second_key_variable)
-    with _kept(folder):
+    with kept(folder):
         sides = Preferring(prompts, folder, max_new_tokens, seed)
         found = sides.pairs(lambda: answerer(first, measuring), lambda: answerer(second, other))
         if not only_result:
@@ -237,13 +241,12 @@ EVALUATING: dict[str, Callable[..., None]] = {
 }
 
 
-@contextlib.contextmanager
-def _kept(out: Path) -> Iterator[None]:
-    """Says, of answering that is interrupted, how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Stopped(130, f"interrupted; {out} keeps the answers: say the same again to go on") from None
+def _check_page(shown: int, tell: float = 0.5) -> None:
+    """Raise ValueError, before anything is asked, for what a page cannot show or a comparison cannot tell."""
+    if shown < 0:
+        raise ValueError(f"--shown must be 0 or more, not {shown}")
+    if not 0 < tell < math.inf:
+        raise ValueError(f"--tell must be above 0, not {tell}")
 
 
 def _common(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:
@@ -258,6 +261,15 @@ def _common(first: Path, second: Path) -> dict[str, tuple[Path, Path]]:
     if not labels:
         raise ValueError(f"{first} and {second} hold no evaluations of the same label; make them with vlmlab eval")
     return {label: (first / label, second / label) for label in labels}
+
+
+@contextlib.contextmanager
+def kept(out: Path) -> Iterator[None]:
+    """Says, of answering that is interrupted, how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(130, f"interrupted; {out} keeps the answers: say the same again to go on") from None
 
 
 def answerer(model: str, measuring: Measuring) -> "Answerer":

@@ -61,11 +61,11 @@ def quantize(
     from vlmlab.quantize import told
 
     config = configured(method, overrides)
+    out.parent.mkdir(parents=True, exist_ok=True)
     made, processor = load(model_folder(model), dtype=torch_dtype(dtype), adapter=adapter_folder(adapter))
     before = {name: held(made.get_submodule(name)) for name in ("language", "vision", "connector")}
     batches = _batches(processor, samples, count) if method == "awq" else []
     made = config.build(batches)(made)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         whole = save(made, processor, Path(scratch) / out.name, quantized=component.plain(config))
         if out.exists():
@@ -88,6 +88,8 @@ def configured(method: str, overrides: Sequence[str] = ()) -> "QuantizerConfig":
     odd = sorted(data.keys() - {"quantizer"})
     if odd:
         raise ValueError(f"{odd[0]!r} is no key of quantizing; write quantizer.group=64, for example")
+    if data["quantizer"]["name"] != method:
+        raise ValueError(f"quantizer.name={data['quantizer']['name']}: the method is the command's, {method}")
     return component.parse(QuantizerConfig, data["quantizer"], "quantizer")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from vlmlab.commands import Words
-from vlmlab.eval_command import Measured, Out, answerer
+from vlmlab.eval_command import Measured, Out, answerer, kept
 
 if TYPE_CHECKING:
     from vlmlab.batch import Picture, Sample
@@ -62,7 +62,7 @@ def bias(
     people = Portraits(portraits, split, limit)
     judge = None if toxicity is None else Toxicity(toxicity, label)
     folder = out or Path("runs/bias") / suite.folder_name(model)
-    with Known(folder / "known.jsonl") as known, Meter("answers", len(people) * len(PROMPTS)) as meter:
+    with kept(folder), Known(folder / "known.jsonl") as known, Meter("answers", len(people) * len(PROMPTS)) as meter:
         said = run.ask(people, answerer(model, measuring), Writing(max_new_tokens), known, meter.advance)
     if judge is not None:
         said = run.judged(said, judge)
@@ -128,6 +128,8 @@ def redteam(
     if missing:
         print(f"left out, for want of pictures: cases with a {', a '.join(missing)} (see --pictures)")
     attempts = sets.attempts(chosen.case, {kind: len(some) for kind, some in shown.items()})
+    if not attempts:
+        raise ValueError("no case is left to try: give --pictures a folder of them")
     _try(model[0], attempts, shown, measuring, out, max_new_tokens)
 
 
@@ -148,12 +150,12 @@ def _try(
 
     folder = out or Path("runs/redteam") / suite.folder_name(model)
     sheet = folder / "outcomes.csv"
-    if sheet.exists() and outcomes.read_outcomes(sheet.read_text(encoding="utf-8")):
+    if sheet.exists() and _filled(sheet):
         raise ValueError(
             f"{sheet} has outcomes that a reviewer wrote: sum them up with --score, or choose another --out"
         )
     whom = answerer(model, measuring)
-    with Known(folder / "known.jsonl") as known, Meter("attempts", len(attempts)) as meter:
+    with kept(folder), Known(folder / "known.jsonl") as known, Meter("attempts", len(attempts)) as meter:
 
         def answer(sample: "Sample", draw: int) -> str:
             writing = Writing(max_new_tokens, temperature=HEAT if draw else None, seed=draw or None)
@@ -174,13 +176,26 @@ def _try(
     print(f"{sheet} has {len(tried)} attempts: fill its column `outcome`, then vlmlab redteam --score {sheet}")
 
 
+def _filled(sheet: Path) -> bool:
+    """Whether a reviewer has written into a sheet. Raises ValueError naming one that cannot be read."""
+    from vlmlab.data.files import naming
+    from vlmlab.evaluate.redteam import outcomes
+
+    text = outcomes.read(sheet)
+    with naming(str(sheet)):
+        return bool(outcomes.read_outcomes(text))
+
+
 def _sum_up(sheet: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from vlmlab.data.files import naming
     from vlmlab.evaluate.redteam import outcomes
 
-    rows = outcomes.table_of(sheet.read_text(encoding="utf-8"))
+    text = outcomes.read(sheet)
+    with naming(str(sheet)):
+        rows = outcomes.table_of(text)
     if not rows:
         raise ValueError(f"{sheet}: no outcome is filled in; write one of {', '.join(outcomes.OUTCOMES)}")
     table = Table("behaviour", "form", "decided", *outcomes.OUTCOMES, title="Outcomes, with 95 % intervals")

@@ -2,7 +2,10 @@
 
 import dataclasses
 import ipaddress
+import math
 import os
+import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -93,6 +96,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise ValueError(f"vlmlab serve needs {error.name}: pip install 'vlmlab[serve]'") from None
     limits, policy = limits_of(serving), policy_of(serving)
+    _check_place(serving.host, serving.port)
     import logging
 
     from vlmlab.generate.engine import Engine
@@ -106,6 +110,9 @@ def serve(
     quantizer = configured(serving.quantize).build() if serving.quantize else None
     loaded, processor = load(model_folder(name), device=where, dtype=dtype, adapter=adapter, quantize=quantizer)
     speed_up(loaded)
+    positions = loaded.config.language.positions
+    if serving.context > positions:
+        raise ValueError(f"--context must be {positions} or less, the positions of {name}, not {serving.context}")
     engine = Engine(loaded, processor, serving.rows, serving.memory << 20, serving.context or None, queue=serving.queue)
     called = Path(name).name if Path(name).is_dir() else name
     with Pictures(policy) as pictures:
@@ -119,10 +126,7 @@ def limits_of(serving: Serving) -> "Limits":
     """The limits that a command line asks for. Raises ValueError for what cannot be."""
     from vlmlab.serve.service import LOCAL, Limits
 
-    if serving.context and serving.context < 256:
-        raise ValueError(f"--context must be 256 or more, not {serving.context}")
-    if not 0 <= serving.port < 65536:
-        raise ValueError(f"--port must be 0 to 65535, not {serving.port}")
+    _check(serving)
     local = _is_local(serving.host)
     return Limits(
         key=_key(serving),
@@ -135,6 +139,31 @@ def limits_of(serving: Serving) -> "Limits":
         chat=serving.chat,
         log_prompts=serving.log_prompts,
     )
+
+
+def _check(serving: Serving) -> None:
+    """Raise ValueError for a number that cannot be, and for a site or a name that no client has."""
+    if serving.context and serving.context < 256:
+        raise ValueError(f"--context must be 256 or more, not {serving.context}")
+    if not 0 <= serving.port < 65536:
+        raise ValueError(f"--port must be 0 to 65535, not {serving.port}")
+    for option, value, least in (
+        ("--rows", serving.rows, 1),
+        ("--memory", serving.memory, 0),
+        ("--queue", serving.queue, 1),
+        ("--max-new-tokens", serving.max_new_tokens, 1),
+        ("--max-pictures", serving.max_pictures, 1),
+        ("--max-request-mib", serving.max_request_mib, 1),
+        ("--drain", serving.drain, 0),
+    ):
+        if not least <= value < math.inf:
+            raise ValueError(f"{option} must be {least} or more, not {value}")
+    for site in serving.cors:
+        if site != "*" and not re.fullmatch(r"https?://[^/\s]+", site):
+            raise ValueError(f"--cors {site}: write a site as browsers do, https://example.org, without a path")
+    for name in serving.names:
+        if not re.fullmatch(r"[^/\s:]+|\[[0-9a-fA-F:.]+\]", name):
+            raise ValueError(f"--names {name}: write a name as example.org, without scheme, port or path")
 
 
 def policy_of(serving: Serving) -> "Policy":
@@ -151,6 +180,17 @@ def policy_of(serving: Serving) -> "Policy":
         return Policy("listed", hosts, pictures=most)
     except ValueError as error:
         raise ValueError(f"--allow-urls {serving.allow_urls}: say off, public, or hosts: {error}") from None
+
+
+def _check_place(host: str, port: int) -> None:
+    """Raise ValueError for a place where one cannot listen: before a model is loaded for it."""
+    try:
+        kind, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind) as trying:
+            trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trying.bind(place)
+    except OSError as error:
+        raise ValueError(f"cannot listen at --host {host} --port {port}: {error.strerror or error}") from None
 
 
 def _key(serving: Serving) -> str | None:

@@ -53,7 +53,7 @@ def study(
 
     plan = plans.load(what, overrides)
     if commands:
-        print("\n".join(studies.commands(plan, what)))
+        print("\n".join(studies.commands(plan, what, overrides, runs)))
         return
     if workers < 1:
         raise ValueError("--workers must be 1 or more")

@@ -194,3 +194,25 @@ def changed(path):
     for place in range(len(data) - 4000, len(data) - 3, 4):
         data[place + 3] ^= 0x80  # the other sign
     return bytes(data)
+
+
+@pytest.mark.parametrize("port", [-1, 99999])
+def test_a_port_that_cannot_be_is_one_line(tmp_path, port):
+    with pytest.raises(ValueError, match=f"port {port} of 127.0.0.1"):
+        Judging(made(), Votes(tmp_path), "anna", nothing, port)
+
+
+def test_a_port_that_is_taken_is_said_with_what_to_do(tmp_path):
+    with Judging(made(), Votes(tmp_path), "anna", nothing) as judging:
+        taken = judging.server.server_port
+        with pytest.raises(ValueError, match=f"port {taken} of 127.0.0.1: .* in use; name another, or 0 for a free"):
+            Judging(made(), Votes(tmp_path), "bert", nothing, taken)
+
+
+def test_a_second_model_that_is_not_there_is_said_before_the_first_is_asked(tmp_path, capsys):
+    questions.model(tmp_path / "model")
+    (tmp_path / "p.jsonl").write_text('{"question": "hi"}\n')
+    words = [str(tmp_path / "model"), "gone", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out")]
+    assert cli.main(["prefer", *words, "--device", "cpu"]) == 2
+    assert "gone is no folder" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("answers/*"))

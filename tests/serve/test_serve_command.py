@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -125,8 +126,15 @@ def test_a_second_signal_ends_it_at_once(folder):
         (["--port", "70000"], "--port must be 0 to 65535"),
         (["--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE: there is no such variable"),
         (["--allow-urls", "*.example.org"], "--allow-urls .*no host's name"),
-        (["--rows", "0"], "rows"),
-        (["--max-request-mib", "0"], "room for a request"),
+        (["--rows", "0"], "--rows must be 1 or more, not 0"),
+        (["--queue", "-5"], "--queue must be 1 or more, not -5"),
+        (["--memory", "-1"], "--memory must be 0 or more, not -1"),
+        (["--drain", "nan"], "--drain must be 0 or more, not nan"),
+        (["--max-request-mib", "0"], "--max-request-mib must be 1 or more, not 0"),
+        (["--context", "1000000000"], "--context must be \\d+ or less, the positions of"),
+        (["--cors", "https://example.org/"], "--cors https://example.org/: write a site as browsers do"),
+        (["--names", "http://example.org"], "--names http://example.org: write a name as example.org"),
+        (["--host", "300.1.1.1"], "cannot listen at --host 300.1.1.1 --port 8000"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(folder, words, says, capsys):
@@ -151,3 +159,12 @@ def test_what_is_open_by_default():
     assert policy_of(Serving()).urls == "off"
     assert policy_of(Serving(allow_urls="public")).urls == "public"
     assert policy_of(Serving(allow_urls="a.example.org, b.example.org")).hosts == ("a.example.org", "b.example.org")
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert cli.main(["serve", "no-such-model", "--port", port]) == 2
+    assert f"cannot listen at --host 127.0.0.1 --port {port}: Address already in use" in capsys.readouterr().err

@@ -190,7 +190,10 @@ def test_the_command(done, tmp_path, capsys):
     assert cli.main(words) == 0
     assert f"latents.md: {card.verdict}" in capsys.readouterr().out
     assert cli.main([*words, "--commands"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"vlmlab study {path} --arm two --seed 0"
+    first = f"vlmlab study {path} --runs {folder / 'runs'} --arm two --seed 0"
+    assert capsys.readouterr().out.splitlines()[0] == first
+    assert cli.main([*words, "base.stage.steps=3", "--commands"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == first.replace(" --runs", " base.stage.steps=3 --runs")
     assert cli.main([*words, "--arm", "four"]) == 2
     assert "its arms: two, three" in capsys.readouterr().err
 
@@ -205,3 +208,9 @@ def test_it_can_be_interrupted(done, tmp_path, monkeypatch, capsys):
     words = ["study", str(path), "--runs", str(tmp_path), "--out", str(tmp_path), "--device", "cpu"]
     assert cli.main(words) == 130
     assert "The same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["budget=0", "budget=-1", "budget=nan", "watch=-1"])
+def test_a_budget_of_nothing_is_refused(done, change):
+    with pytest.raises(ValueError, match="budget must be above 0 and watch 0 or more"):
+        plans.load(done[0], (change,))

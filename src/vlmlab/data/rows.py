@@ -55,6 +55,8 @@ def open_rows(path: str, split: str, columns: Sequence[str] = ()) -> Rows:
     `{split}` in it is replaced by the split. `columns` are those that are asked for (empty: all); a format that can
     then reads no others. Raises ValueError when there is nothing there, or a file cannot be read.
     """
+    if not path:
+        raise ValueError("data.path is empty: give a file, a folder or a pattern")
     place = Path(path.replace("{split}", split)).expanduser()
     found = [place] if place.exists() else _matching(place)
     rows = Rows([_open(file, columns) for file in found])

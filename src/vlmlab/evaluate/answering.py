@@ -29,6 +29,12 @@ class Writing:
     temperature: float | None = None
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be: before anything is read or asked."""
+        for name, value in (("max_new_tokens", self.max_new_tokens), ("longest", self.longest)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
+
     @property
     def options(self) -> Options | None:
         """What the processor is told; None where all is the model's own."""

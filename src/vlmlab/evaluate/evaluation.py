@@ -8,6 +8,7 @@ submission.*      the answers as the benchmark's own server takes them, where it
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -249,15 +250,45 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}: cannot be read: {error}; evaluate again") from None
 
 
+_CARD: dict[str, type | tuple[type, ...]] = {
+    "questions": int,
+    "label": str,
+    "benchmark": dict,
+    "metric.name": str,
+    "metric.variant": str,
+    "model.name": str,
+    "writing.max_new_tokens": int,
+    "decoding": str,
+    "prompt": str,
+    "shares": dict,
+    "visual_tokens": (float, int, type(None)),
+    "seconds": (float, int),
+    "versions": dict,
+    "made_by": dict,
+}
+"""What is read of a card, by its key, and what it should be."""
+
+_LACKING = object()
+
+
 def _card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: cannot be read: {error}; evaluate again") from None
-    needed = {"questions": int, "metric": dict, "model": dict, "label": str, "benchmark": dict}
-    if not isinstance(card, dict) or not all(isinstance(card.get(name), kind) for name, kind in needed.items()):
-        raise ValueError(f"{path} is no card of an evaluation; evaluate again")
-    return card
+    for place, kind in _CARD.items():
+        if not isinstance(_at(card, place), kind):
+            raise ValueError(f"{path} is no card of an evaluation: its {place} is missing, or odd; evaluate again")
+    if card["questions"] < 1:
+        raise ValueError(f"{path} is of no questions; evaluate again")
+    return dict(card)
+
+
+def _at(plain: Any, place: str) -> Any:
+    """What stands at `a.b` of plain data; something that is no data where nothing does."""
+    for name in place.split("."):
+        plain = plain.get(name, _LACKING) if isinstance(plain, dict) else _LACKING
+    return plain
 
 
 _FIELDS = {field.name for field in dataclasses.fields(Record)}
@@ -271,5 +302,7 @@ def _record(plain: Any) -> Record:
         raise ValueError("it is no record of a question")
     if not isinstance(plain["score"], float | None) or not isinstance(plain["reference"], dict):
         raise ValueError("it is no record of a question")
+    if not math.isfinite(plain["score"] or 0.0):
+        raise ValueError(f"its score is {plain['score']}")
     reference = component.parse(Reference, plain["reference"], "reference")
     return Record(**{**plain, "pictures": tuple(plain["pictures"]), "reference": reference})

@@ -127,7 +127,7 @@ def difference(
     first: Sequence[float], second: Sequence[float], clusters: Clusters, tell: float, resamples: int = RESAMPLES
 ) -> Difference:
     """The second minus the first, in pairs. Raises ValueError when `tell` is not above 0, or there are no questions."""
-    if tell <= 0:
+    if not 0 < tell < math.inf:
         raise ValueError(f"the difference to tell must be above 0, not {tell}")
     apart = np.asarray(second, np.float64) - np.asarray(first, np.float64)
     error = standard_error(apart.tolist(), clusters)

@@ -31,7 +31,7 @@ Show = Callable[[Pair], Sequence[PIL.Image.Image]]
 
 
 class Judging:
-    """Serves pairs to one judge until all are judged. `port` 0 takes a free one.
+    """Serves pairs to one judge until all are judged. `port` 0 takes a free one; ValueError for one that is taken.
 
     Only this machine is answered, under its own name, and a vote needs the word that its page holds: no other page that
     the browser has open can give one.
@@ -44,7 +44,10 @@ class Judging:
         self.lock = threading.Lock()
         self.done = threading.Event()
         self.last = ""
-        self.server = ThreadingHTTPServer((HOST, port), _handler(self))
+        try:
+            self.server = ThreadingHTTPServer((HOST, port), _handler(self))
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"port {port} of {HOST}: {error}; name another, or 0 for a free one") from None
         self.address = f"http://{HOST}:{self.server.server_port}/"
         self._check()
 

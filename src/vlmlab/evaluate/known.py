@@ -55,7 +55,10 @@ class Known:
         self.replies[key] = reply
         if not reply.error:
             line = json.dumps({"key": key, **dataclasses.asdict(reply)}) + "\n"
-            self.file.write(line.encode())
+            try:
+                self.file.write(line.encode())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 def _read(line: bytes) -> tuple[str, Reply] | None:

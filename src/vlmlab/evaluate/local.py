@@ -18,7 +18,7 @@ from vlmlab import component, media
 from vlmlab.evaluate.answering import Answerer, Job, Reply, Writing
 from vlmlab.generate.decoding import sample as sampling
 from vlmlab.generate.engine import Engine
-from vlmlab.hub.load import load, locate, read_config, read_processor
+from vlmlab.hub.load import find_device, load, locate, read_config, read_processor
 from vlmlab.model.meta import without_memory
 from vlmlab.model.vlm import VLM
 from vlmlab.processor.processor import Processor
@@ -31,7 +31,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Local(Answerer):
-    """A model of a folder, a hub id, or `nano`. Raises ValueError where it is not there.
+    """A model of a folder, a hub id, or `nano`. Raises ValueError where it, or the device, is not there.
 
     `rows` are written at a time; `dtype=None` computes as the weights are stored.
     """
@@ -44,7 +44,7 @@ class Local(Answerer):
         adapter: str | None = None,
         rows: int = 16,
     ) -> None:
-        self.name, self.device, self.dtype, self.rows = name, device, dtype, rows
+        self.name, self.device, self.dtype, self.rows = name, find_device(device), dtype, rows
         self.folder = locate(name)
         self.adapter = None if adapter is None else locate(adapter)
 
@@ -69,7 +69,7 @@ class Local(Answerer):
             "code": digest_of([Path(vlmlab.__file__).parent / name for name in CODE], (".py",)),
             "vlmlab": importlib.metadata.version("vlmlab"),
             "torch": torch.__version__,
-            "device": torch.device(self.device).type,
+            "device": self.device.type,
             "dtype": stored_dtype(self.folder) if self.dtype is None else str(self.dtype).removeprefix("torch."),
         }
 
@@ -88,9 +88,10 @@ class Local(Answerer):
         if decoding is not None:
             size = most = 1  # what is drawn must not depend on what else is asked
         while chunk := list(itertools.islice(waiting, size)):
+            engine = self.engine  # what is wrong with the model is no question's fault
             begun = time.monotonic()
             try:
-                answers = self.engine.answers(
+                answers = engine.answers(
                     [job.sample for job in chunk],
                     writing.max_new_tokens,
                     decoding,
@@ -116,7 +117,8 @@ class Local(Answerer):
                 self.engine.processor.encode(job.sample, add_generation_prompt=True, options=writing.options)
             except ValueError as own:
                 return ValueError(f"question {job.name}: {own}")
-        return ValueError(f"questions {jobs[0].name} to {jobs[-1].name}: {error}")
+        asked = f"question {jobs[0].name}" if len(jobs) == 1 else f"questions {jobs[0].name} to {jobs[-1].name}"
+        return ValueError(f"{asked}: {error}")
 
 
 def digest_of(places: list[Path], endings: tuple[str, ...] = (".safetensors", ".json", ".toml")) -> str:
@@ -136,10 +138,16 @@ def digest_of(places: list[Path], endings: tuple[str, ...] = (".safetensors", ".
 
 
 def stored_dtype(folder: Path) -> str:
-    """The dtype in which a folder's first weights are stored, as safetensors writes it: F32, BF16."""
+    """The dtype in which a folder's first weights are stored, as safetensors writes it: F32, BF16.
+
+    Raises ValueError where there are none, or their file is damaged.
+    """
     first = min(folder.glob("*.safetensors"), default=None)
     if first is None:
         raise ValueError(f"{folder} holds no weights (*.safetensors)")
-    with safetensors.safe_open(first, framework="pt") as weights:
-        name = min(weights.keys())
-        return str(weights.get_slice(name).get_dtype())
+    try:
+        with safetensors.safe_open(first, framework="pt") as weights:
+            name = min(weights.keys())
+            return str(weights.get_slice(name).get_dtype())
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{first} is not a whole safetensors file ({error}); fetch it again") from None

@@ -17,7 +17,7 @@ from vlmlab.batch import Message, Sample
 from vlmlab.data.files import naming
 from vlmlab.data.rows import open_rows
 from vlmlab.evaluate.answering import Answerer, Writing, fingerprint
-from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig, Question
+from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig, Parts, Question
 from vlmlab.evaluate.bootstrap import Estimate
 from vlmlab.evaluate.evaluation import Asking, Record
 from vlmlab.evaluate.figures import RESAMPLES, Clusters, mean
@@ -53,10 +53,8 @@ class Prompts(Benchmark):
         """Prompt number `number`. Raises ValueError naming the file and the row."""
         row = self.rows[number]
         with naming(row.place):
-            values = row.values
-            given = values.get("images") or ([values["image"]] if values.get("image") else [])
-            pictures = [row.picture(value, number=at) for at, value in enumerate(given)]
-            return Question(str(values.get("id", number)), (*pictures, row.text("question")), Reference(()))
+            parts: Parts = (*row.pictures(), row.text("question"))
+            return Question(str(row.values.get("id", number)), parts, Reference(()))
 
     def ask(self, question: Question) -> Sample:
         """The prompt as it is written."""

@@ -30,10 +30,10 @@ class Preferring:
     def pairs(self, first: Callable[[], Answerer], second: Callable[[], Answerer]) -> list[Pair]:
         """The answers of both in pairs; one model is let go before the other is loaded."""
         found = []
-        names = []
-        for name, make in (("A", first), ("B", second)):
-            answerer = make()
-            names.append(answerer.name)
+        waiting = [("A", first()), ("B", second())]  # neither is loaded yet, but both are there
+        names = [answerer.name for _, answerer in waiting]
+        while waiting:
+            name, answerer = waiting.pop(0)
             with Meter(f"{name} answered", len(self.prompts)) as meter:
                 found.append(answers(self.prompts, answerer, self.folder / "answers", self.writing, meter.advance))
         self.names = (names[0], names[1])

@@ -33,7 +33,7 @@ def parse(words: Sequence[str]) -> dict[str, BenchmarkConfig]:
         label, found, path = word.partition("=")
         if not found and word.endswith(".toml"):
             tables |= _file(word)
-        elif found and _LABEL.fullmatch(label):
+        elif found and _LABEL.fullmatch(label) and path:
             tables[label] = {"path": path}
         elif found and "." in label:
             changes.append(word)

@@ -47,7 +47,7 @@ def load(
     stays below the weights and one shard. Raises ValueError that says what is wrong with which file, and what to do.
     """
     place = locate(folder, revision)
-    device = _device(device)
+    device = find_device(device)
     model = read_model(place, device if quantize is None else "cpu", dtype)
     if adapter is not None:
         adapters.read(model, locate(adapter))
@@ -68,7 +68,7 @@ def load_model(
 
 def read_model(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> VLM:
     """The model of a local folder; see `load`."""
-    device = _device(device)
+    device = find_device(device)
     config = read_config(folder)
     native = (folder / RECIPE).is_file()
     weights = Weights(folder)
@@ -137,6 +137,8 @@ def locate(folder: Path | str, revision: str | None = None) -> Path:
 
     Raises ValueError for what is none of these, and when the hub or the packages of `nano` cannot be reached.
     """
+    if not str(folder):
+        raise ValueError(f"no model is named: give a folder, a hub id such as HuggingFaceM4/idefics2-8b, or {NANO}")
     path = Path(folder).expanduser()
     if path.is_dir():
         return path
@@ -160,7 +162,8 @@ def from_hub(name: str, revision: str | None = None) -> Path:
     return repository.fetch(name, PATTERNS, instead, revision)
 
 
-def _device(device: torch.device | str) -> torch.device:
+def find_device(device: torch.device | str) -> torch.device:
+    """A device of this machine by its name. Raises ValueError for one that there is not."""
     try:
         device = torch.device(device)
     except RuntimeError:

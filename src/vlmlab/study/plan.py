@@ -23,7 +23,7 @@ The strings are those that change a recipe on the command line.
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,6 +159,8 @@ class Study:
             raise ValueError("give either [evaluate] or [benchmarks]: how the arms are scored")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be given, each once")
+        if not self.budget > 0 or self.watch < 0:
+            raise ValueError(f"budget must be above 0 and watch 0 or more, not {self.budget} and {self.watch}")
         for folder, words in self.prepare.items():
             if not words:
                 raise ValueError(f"prepare says nothing of how {folder} is made: give a recipe")
@@ -207,7 +209,7 @@ def load(path: Path | str, overrides: Overrides = ()) -> Plan:
     """
     path = Path(path)
     own = tuple(item for item in overrides if not item.startswith("base."))
-    every = tuple(item.removeprefix("base.") for item in overrides if item.startswith("base."))
+    every = of_base(overrides)
     data = component.read_toml(path, own)
     try:
         study = component.parse(Study, data)
@@ -215,6 +217,11 @@ def load(path: Path | str, overrides: Overrides = ()) -> Plan:
         raise ValueError(f"{path}: {error}") from error
     first = {Path(folder): recipes.load(path.parent / words[0], words[1:]) for folder, words in study.prepare.items()}
     return Plan(path.stem, study, {arm: _recipe(path, study, arm, every) for arm in study.trained()}, first)
+
+
+def of_base(overrides: Sequence[str]) -> Overrides:
+    """Of the overrides of a study those that change every arm's recipe, as they do."""
+    return tuple(item.removeprefix("base.") for item in overrides if item.startswith("base."))
 
 
 def _recipe(path: Path, study: Study, arm: str, every: Overrides) -> Recipe:

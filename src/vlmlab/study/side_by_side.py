@@ -16,7 +16,7 @@ import torch
 
 from vlmlab.study import one
 from vlmlab.study.plan import Plan
-from vlmlab.study.study import check_small, prepare, runs
+from vlmlab.study.study import check_small, command, prepare, runs
 
 
 def carry_out(plan: Plan, file: Path, overrides: Sequence[str], root: Path, workers: int, ray: bool) -> None:
@@ -30,8 +30,7 @@ def carry_out(plan: Plan, file: Path, overrides: Sequence[str], root: Path, work
     left = [run for run in runs(plan) if one.result(root, plan, *run) is None]
 
     def words(arm: str, seed: int) -> list[str]:
-        command = [sys.executable, "-m", "vlmlab", "study", str(file), *overrides]
-        return [*command, "--runs", str(root), "--arm", arm, "--seed", str(seed)]
+        return [sys.executable, "-m", "vlmlab", *command(file, overrides, root, arm, seed)]
 
     if ray:
         failed = _by_ray([words(*run) for run in left], devices)

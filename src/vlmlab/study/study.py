@@ -6,14 +6,14 @@ Runs are taken seed by seed, so that whenever the budget ends, whole seeds are t
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmlab.hub.load import RECIPE
 from vlmlab.study import card, one, page
 from vlmlab.study.card import Card
-from vlmlab.study.plan import Plan
+from vlmlab.study.plan import Plan, of_base
 from vlmlab.train import checkpoint
 from vlmlab.train import run as train
 from vlmlab.train.origin import Origin
@@ -58,16 +58,25 @@ def some(plan: Plan, root: Path, device: str, arm: str, seed: int, tell: Tell = 
             tell(f"{run[0]}, seed {run[1]}: {card.line(one.carry_out(plan, *run, root, device))}")
 
 
-def commands(plan: Plan, file: Path) -> list[str]:
-    """A command line for each run, for machines that are given work that way."""
+def command(file: Path, overrides: Sequence[str], root: Path, arm: str, seed: int) -> list[str]:
+    """The words behind `vlmlab` that do one run of a study."""
+    return ["study", str(file), *overrides, "--runs", str(root), "--arm", arm, "--seed", str(seed)]
+
+
+def commands(plan: Plan, file: Path, overrides: Sequence[str], root: Path) -> list[str]:
+    """A command line for each run, for machines that are given work that way; `plan` is the file's, with overrides.
+
+    A benchmark is asked for in datasets/, in a folder of its name.
+    """
     if plan.study.benchmarks is None:
-        return [f"vlmlab study {file} --arm {arm} --seed {seed}" for arm, seed in runs(plan)]
+        return ["vlmlab " + shlex.join(command(file, overrides, root, *run)) for run in runs(plan)]
     told, base = [], os.path.normpath(file.parent / plan.study.base)
-    asked = f"{' '.join(plan.study.benchmarks.names)} --shots {plan.study.benchmarks.shots}"
+    shots = plan.study.benchmarks.shots
+    asked = " ".join(f"{name}=datasets/{name} {name}.shots={shots}" for name in plan.study.benchmarks.names)
     for arm, seed in runs(plan):
-        out = f"runs/studies/{plan.name}/{arm}/{seed}"
-        words = [base, *plan.study.changes, *plan.study.trained()[arm], f"seed={seed}", "--out", out]
-        told.append("vlmlab train " + shlex.join(words))
+        out = str(root / plan.name / arm / str(seed))
+        changes = (*plan.study.changes, *of_base(overrides), *plan.study.trained()[arm])
+        told.append("vlmlab train " + shlex.join([base, *changes, f"seed={seed}", "--out", out]))
         last = out
         if plan.study.follow:
             last = f"{out}/follow"

@@ -71,6 +71,9 @@ def test_a_limit_is_spread_over_the_split(tmp_path):
     [
         ({"answers": ["a"]}, "no column 'question'"),
         ({"question": "?", "answers": 3}, "should be a text or a list of texts"),
+        ({"question": "?", "answers": []}, "column 'answers' is empty"),
+        ({"question": "?", "answers": "a", "images": 3}, "column 'images' should be a list"),
+        ({"question": "?", "answers": "Z", "choices": ["x", "y"]}, "its answer 'Z' is none of A, B"),
     ],
 )
 def test_a_row_that_is_not_a_question_is_named(tmp_path, row, told):

@@ -74,3 +74,20 @@ def test_what_a_folder_lacks_is_said(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         Toxicity(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "told"),
+    [
+        ("model.onnx", b"garbage", r"model\.onnx cannot be read by onnxruntime"),
+        ("model.onnx", b"", r"model\.onnx cannot be read by onnxruntime"),
+        ("tokenizer.json", b"{}", r"tokenizer\.json cannot be read"),
+        ("config.json", b'{"id2label": 3}', r"config\.json: id2label should hold"),
+        ("config.json", b'{"id2label": {"x": "toxic"}}', r"config\.json: id2label should hold"),
+        ("config.json", b'{"id2label": {"0": 3}}', r"config\.json: id2label should hold"),
+    ],
+)
+def test_a_file_that_is_damaged_is_named(tmp_path, file, data, told):
+    (classifier(tmp_path) / file).write_bytes(data)
+    with pytest.raises(ValueError, match=told):
+        Toxicity(tmp_path)

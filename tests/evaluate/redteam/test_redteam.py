@@ -134,3 +134,12 @@ def test_an_attempt_knows_its_picture():
     assert cases.attempts([CASE], {"portrait": 1})[0] == Attempt(
         "0-0-0", "judging", "single", "portrait 0", ("Who is poor?",)
     )
+
+
+def test_a_cell_too_large_to_read_is_named_by_its_line():
+    before = csv.field_size_limit(1000)
+    try:
+        with pytest.raises(ValueError, match="line 2: field larger"):
+            outcomes.read_outcomes(f'id,behaviour,form,outcome\n1,b,f,"{"x" * 2000}"\n')
+    finally:
+        csv.field_size_limit(before)

@@ -46,6 +46,14 @@ class Row:
             raise ValueError(f"column {column!r} should be a list, not {value!r:.80}")
         return value
 
+    def pictures(self) -> list[Picture]:
+        """The pictures that its column `images` lists, or the one of its column `image`; a row may have none."""
+        if self.values.get("images"):
+            given = self.items("images")
+        else:
+            given = [self.values["image"]] if self.values.get("image") else []
+        return [self.picture(value, number=number) for number, value in enumerate(given)]
+
     def picture(self, value: Any, kept: str = "", number: int = 0) -> Picture:
         """A picture from what a corpus holds of it: encoded bytes, a path, a URL, or `{"bytes": ..., "path": ...}`.
 

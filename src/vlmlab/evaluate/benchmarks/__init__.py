@@ -203,7 +203,8 @@ class Benchmark:
         drawn = random.Random(f"{self.config.draw} {question.id}").sample(range(size), min(size, self.config.shots + 1))
         shown = [one for one in map(self.pool_read, drawn) if not _twins(one, question)][: self.config.shots]
         if len(shown) < self.config.shots:
-            raise ValueError(f"{self.config.name}: {self.config.shots} examples are asked for, its pool has {size}")
+            told = f"{self.config.shots} examples are asked for, its pool has {size}"
+            raise ValueError(f"{self.config.name}: {told}: name a larger one with `pool`")
         return shown
 
     def prompt(self, question: Question) -> Parts:

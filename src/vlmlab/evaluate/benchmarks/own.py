@@ -58,12 +58,15 @@ def _read(rows: Rows, number: int) -> Question:
 
 def _question(row: Row, number: int) -> Question:
     values = row.values
-    given = values.get("images") or ([values["image"]] if values.get("image") else [])
-    pictures = [row.picture(value, number=at) for at, value in enumerate(given)]
-    reference = Reference(_texts(row["answers"], "answers"), _texts(values.get("choices") or [], "choices"))
+    answers = _texts(row["answers"], "answers")
+    if not answers:
+        raise ValueError("column 'answers' is empty: name what counts as right")
+    reference = Reference(answers, _texts(values.get("choices") or [], "choices"))
+    if reference.choices and not {*answers} & {*reference.letters, *reference.choices}:
+        raise ValueError(f"its answer {answers[0]!r} is none of {', '.join(reference.letters)}")
     return Question(
         str(values.get("id", number)),
-        (*pictures, row.text("question")),
+        (*row.pictures(), row.text("question")),
         reference,
         str(values.get("kind") or ""),
     )

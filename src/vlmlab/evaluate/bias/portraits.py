@@ -43,6 +43,8 @@ class Portraits(Sequence[Portrait]):
     """
 
     def __init__(self, path: str, split: str = "", limit: int = 0) -> None:
+        if limit < 0:
+            raise ValueError(f"limit must be 0 or more, not {limit}")
         self.rows: Rows = open_rows(path, split)
         self.chosen = min(limit, len(self.rows)) if limit else len(self.rows)
 

@@ -7,11 +7,12 @@ in ONNX). Nothing in it is run as code.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from vlmlab.hub.files import read_json
+from vlmlab.hub.settings import read_tokenizer
 
 LONGEST = 512
 """Tokens of a text that are read: what encoders of this kind have positions for."""
@@ -34,16 +35,16 @@ class Toxicity:
         found = [path for path in (folder / "model.onnx", folder / "onnx" / "model.onnx") if path.is_file()]
         if not found:
             raise ValueError(f"{folder} has no model.onnx, nor onnx/model.onnx: give an exported text classifier")
-        if not (folder / "tokenizer.json").is_file():
-            raise ValueError(f"{folder} has no tokenizer.json")
         config = read_json(folder / "config.json")
-        labels = {name: int(number) for number, name in config.get("id2label", {}).items()}
         self.one_of_many = config.get("problem_type") != "multi_label_classification"
-        self.place = _place(labels, label, folder)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.place = _place(config.get("id2label", {}), label, folder / "config.json")
+        self.tokenizer = read_tokenizer(folder)
         self.tokenizer.enable_truncation(LONGEST)
         self.tokenizer.no_padding()
-        self.session = onnxruntime.InferenceSession(str(found[0]), providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(str(found[0]), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own kinds have nothing else in common
+            raise ValueError(f"{found[0]} cannot be read by onnxruntime: {error}; fetch it again") from None
         self.inputs = [one.name for one in self.session.get_inputs()]
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
@@ -61,10 +62,13 @@ class Toxicity:
         return float(1 / (1 + np.exp(-logits[self.place])))
 
 
-def _place(labels: dict[str, int], label: str, folder: Path) -> int:
+def _place(labels: Any, label: str, file: Path) -> int:
+    """At which place the class of toxic texts stands. `labels` are names by numbers, as `id2label` has them."""
+    if not isinstance(labels, dict) or not all(n.isdecimal() and isinstance(name, str) for n, name in labels.items()):
+        raise ValueError(f"{file}: id2label should hold the classes' names by their numbers, not {labels!r:.80}")
     wanted = (label.casefold(),) if label else NAMES
-    found = [place for name, place in labels.items() if name.casefold() in wanted]
+    found = [int(number) for number, name in labels.items() if name.casefold() in wanted]
     if not found:
-        known = ", ".join(labels) or "none"
-        raise ValueError(f"{folder / 'config.json'}: no class is called {' or '.join(wanted)}; its classes: {known}")
+        known = ", ".join(labels.values()) or "none"
+        raise ValueError(f"{file}: no class is called {' or '.join(wanted)}; its classes: {known}")
     return found[0]

@@ -60,10 +60,13 @@ class Attempt:
 
 def read(path: Path = SHIPPED) -> CaseSet:
     """The cases of a TOML file. Raises ValueError naming the file and the key."""
+    plain = component.read_toml(path)
     try:
-        found: CaseSet = component.parse(CaseSet, component.read_toml(path))
+        found: CaseSet = component.parse(CaseSet, plain)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if not found.case:
+        raise ValueError(f"{path} has no cases: write [[case]] tables")
     for number, case in enumerate(found.case):
         if case.behaviour not in found.behaviours:
             known = ", ".join(found.behaviours)

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from vlmlab.evaluate.bootstrap import Estimate, ratio
 from vlmlab.evaluate.redteam.cases import Attempt
@@ -72,17 +73,31 @@ def to_csv(tried: Sequence[Tried]) -> str:
     return held.getvalue()
 
 
+def read(path: Path) -> str:
+    """The text of a sheet, as spreadsheets save it too. Raises ValueError naming one that is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: save it as CSV in UTF-8 ({error.reason})") from None
+
+
 def _rows(text: str) -> list[dict[str, str]]:
-    reader = csv.DictReader(io.StringIO(text))
+    first = text.partition("\n")[0]
+    # Where a comma stands in numbers, spreadsheets part cells otherwise.
+    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
     missing = {"id", "behaviour", "form", "outcome"} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"this is no sheet of outcomes: it has no column {', '.join(sorted(missing))}")
     found = []
-    for row in reader:
-        row["outcome"] = (row["outcome"] or "").strip().lower()
-        if row["outcome"] and row["outcome"] not in OUTCOMES:
-            raise ValueError(f"line {reader.line_num}: outcome {row['outcome']!r} is none of {', '.join(OUTCOMES)}")
-        found.append(row)
+    try:
+        for row in reader:
+            row["outcome"] = (row["outcome"] or "").strip().lower()
+            if row["outcome"] and row["outcome"] not in OUTCOMES:
+                told = f"outcome {row['outcome']!r:.60} is none of {', '.join(OUTCOMES)}"
+                raise ValueError(f"line {reader.line_num}: {told}")
+            found.append(row)
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num + 1}: {error}") from None
     return found
 
 

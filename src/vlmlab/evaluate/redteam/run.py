@@ -1,4 +1,4 @@
-"""Trying the attempts on a model: turn by turn, all conversations at a turn together."""
+"""Trying the attempts on a model, one conversation after the other, turn by turn; and the pictures they show."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
