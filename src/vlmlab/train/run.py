@@ -19,7 +19,7 @@ from vlmlab.data.mixture import Mixture, measured, shares
 from vlmlab.data.reading import Reader, Shelf, shelves
 from vlmlab.data.sources import Source
 from vlmlab.data.stream import Order
-from vlmlab.hub import adapters
+from vlmlab.hub import adapters, backbones
 from vlmlab.hub.assemble import assemble, load_vision, take_language
 from vlmlab.hub.backbones import get_nano
 from vlmlab.hub.load import RECIPE as OWN
@@ -243,11 +243,16 @@ def _processor(recipe: Recipe, model: VLM, tokenizer: Tokenizer) -> Processor:
 def _backbones(start: Start) -> tuple[Path | None, Path | None]:
     """The folders of the tower and of the language model, where they are given."""
     nano = get_nano() if NANO in (start.vision, start.language) else None
-    vision = nano.vision if nano is not None and start.vision == NANO else start.vision and locate(start.vision)
+    vision = nano.vision if nano is not None and start.vision == NANO else start.vision and _packaged(start.vision)
     language = (
-        nano.language if nano is not None and start.language == NANO else start.language and locate(start.language)
+        nano.language if nano is not None and start.language == NANO else start.language and _packaged(start.language)
     )
     return vision or None, language or None
+
+
+def _packaged(name: str) -> Path:
+    """The folder of a backbone: one here or on the hub, or else one that a package carries."""
+    return locate(name) if Path(name).is_dir() or name not in backbones.packages() else backbones.get_backbone(name)
 
 
 def _tokenizer(start: Start) -> Tokenizer:
