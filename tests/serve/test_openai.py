@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import urllib.error
+import urllib.request
 
 import openai
 import pytest
@@ -279,3 +281,15 @@ def test_a_picture_that_is_refused_is_numbered(client):
         messages[0]["content"].append({"type": "image_url", "image_url": {"url": url}})
         with pytest.raises(openai.BadRequestError, match=says):
             client.chat.completions.create(model=server.NAME, messages=messages, max_tokens=4)
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_half_a_character_is_refused(served, path):
+    """JSON can say it; the client does not."""
+    text = {"messages": ask("a\ud800")} if path.startswith("chat") else {"prompt": "a\ud800"}
+    body = json.dumps({"model": server.NAME, "max_tokens": 4} | text).encode()
+    request = urllib.request.Request(f"{served.url}/v1/{path}", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(request, timeout=60)
+    assert raised.value.code == 400
+    assert "half a character, '\\ud800'" in json.load(raised.value)["error"]["message"]

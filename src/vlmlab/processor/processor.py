@@ -290,7 +290,7 @@ class Processor:
         def flush() -> None:
             whole = "".join(piece for piece, _ in text)
             if whole:
-                encoding = self.tokenizer.encode(whole, add_special_tokens=False)
+                encoding = self.tokenizer.encode(_unicode(whole), add_special_tokens=False)
                 marks = [answer for piece, answer in text for _ in piece]
                 tokens.extend(encoding.ids)
                 learned.extend(
@@ -378,3 +378,13 @@ def _chosen(config: StrategyConfig, options: Options) -> StrategyConfig:
         shortest = min(config.shortest, longest) if options.shortest is None else options.shortest
         config = dataclasses.replace(config, longest=longest, shortest=shortest)
     return config
+
+
+def _unicode(text: str) -> str:
+    """The text. Raises ValueError where it holds half a character, which JSON can say and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise ValueError(f"the text holds half a character, {half}: it is no Unicode; leave it out") from None
+    return text
