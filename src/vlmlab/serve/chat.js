@@ -140,9 +140,11 @@ function crop({ box: [left, top, right, bottom], rows, columns, answer, tokens }
     map.forEach((bright, at) => pixels.data.set([255, 70, 0, 0.8 * bright], 4 * at));
     fine.putImageData(pixels, 0, 0);
     pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.filter = "grayscale(1)";  // so that the map's colour is the only one
     pen.drawImage(
       source, left * source.naturalWidth, top * source.naturalHeight, width, height, 0, 0, canvas.width, canvas.height,
     );
+    pen.filter = "none";
     pen.drawImage(small, 0, 0, canvas.width, canvas.height);
   };
   return { canvas, show };
