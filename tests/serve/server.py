@@ -22,9 +22,9 @@ from vlmlab.serve.service import Limits, Service
 NAME = "tiny"
 
 
-def engine(**changes: Any) -> Engine:
+def engine(window: int | None = 7, **changes: Any) -> Engine:
     """An engine of a tiny random model, with room for a few requests. Not started."""
-    model = tiny.build(dtype=torch.float32)
+    model = tiny.build(dtype=torch.float32, changes={"language.window": window})
     tokenizer = tiny.tokenizer()
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     config = Config(images=native.Config(longest=40, shortest=8), patch=2, pad="<unk>")

@@ -34,7 +34,8 @@ NOTED = '[...document.querySelectorAll("article.assistant")].at(-1)?.querySelect
 
 @pytest.fixture(scope="module")
 def talking(decoders):
-    with server.serving(Pictures(Policy(), decoders), Limits(chat=True, new_tokens=24, drain_seconds=2.0)) as one:
+    limits = Limits(chat=True, new_tokens=24, drain_seconds=2.0)
+    with server.serving(Pictures(Policy(), decoders), limits, window=None) as one:
         yield one
 
 
@@ -71,11 +72,55 @@ def test_a_conversation_in_a_browser(talking, tmp_path):
     first, noted = asyncio.run(talk())
     parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "What is it?"}]
     sample = Sample.from_messages([{"role": "user", "content": parts}], images=[red(20), red(34)])
-    [expected] = server.engine().answers([sample], 24, options=Options(split=True))
+    [expected] = server.engine(window=None).answers([sample], 24, options=Options(split=True))
     assert first == expected.text.lstrip()
     assert noted.startswith(f"{expected.cost.visual_tokens} visual of {expected.cost.prompt_tokens} tokens")
     until(lambda: talking.service.engine.gauges().cancelled == 1)
     assert (tmp_path / "page.png").stat().st_size > 5000
+
+
+LOOKED = 'document.querySelectorAll("article.assistant .looked canvas")'
+WORDS = 'document.querySelectorAll("article.assistant span > span")'
+SUM = """
+[...document.querySelectorAll(".looked canvas")].map((canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.reduce((sum, one, at) => sum + one * (at % 7), 0);
+}).join()
+"""
+
+
+@pytest.mark.skipif(not browser.CHROMIUM, reason="no chromium here: apt install chromium")
+def test_where_an_answer_looked_in_a_browser(talking, tmp_path):
+    talking.service.limits = Limits(chat=True, new_tokens=24, drain_seconds=2.0)
+
+    async def talk():
+        async with browser.opened(tmp_path / "profile") as page:
+            await page.go(talking.url + "/chat")
+            await page.until('document.getElementById("model").textContent == "tiny"')
+            for switch in ("splitting", "looking"):
+                await page.run(f'document.getElementById("{switch}").checked = true')
+            await page.run(GIVE.replace("WIDTH", "40").replace("EVENT", DROP))
+            await page.until('document.querySelectorAll("#pictures img").length == 1')
+            await page.run(ASK.replace("TEXT", '"What is it?"'))
+            await page.until(f"{LOOKED}.length == 5")
+            drawn = [await page.run(SUM)]
+            for event in ("new PointerEvent('pointerenter')", "new PointerEvent('pointerleave')"):
+                await page.run(f"{WORDS}[3].dispatchEvent({event})")
+                drawn.append(await page.run(SUM))
+            await page.run(f"{WORDS}[3].click()")
+            await page.run(f"{WORDS}[3].dispatchEvent(new PointerEvent('pointerleave'))")
+            drawn.append(await page.run(SUM))
+            assert not page.wrong
+            shape = await page.run(f"{LOOKED}[0].width / {LOOKED}[0].height")
+            return await page.run(SAID), await page.run(f"{WORDS}.length"), drawn, shape
+
+    said, words, (answer, word, left, held), shape = asyncio.run(talk())
+    parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    sample = Sample.from_messages([{"role": "user", "content": parts}], images=[red(40)])
+    [expected] = server.engine(window=None).answers([sample], 24, options=Options(split=True))
+    assert said == expected.text and words == 1 + len(expected.text)  # the template's space is read as a token too
+    assert answer == left and word == held and answer != word
+    assert shape == pytest.approx(20 / 14, abs=0.01)  # 15 pixels hold 7 patches
 
 
 def test_pages_may_do_only_what_they_must(talking, served):

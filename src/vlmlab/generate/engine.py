@@ -3,12 +3,15 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from weakref import WeakValueDictionary
 
 import torch
 
 from vlmlab.batch import Sample
+from vlmlab.generate import looking
 from vlmlab.generate.answers import Answer, Cost, Handle, Settings, TooLong
 from vlmlab.generate.decoding import Decoding, DecodingConfig, Ended, Request, greedy
 from vlmlab.generate.job import Job, Prompt
@@ -164,6 +167,26 @@ class Engine:
         [job] = self._jobs([sample], settings or Settings(), 0, Handle(notify))
         worker.submit(job)
         return job.handle
+
+    def look(
+        self, sample: Sample, written: Sequence[int] | None = None, options: Options | None = None
+    ) -> Future[looking.Looks]:
+        """Where an answer's tokens looked in its pictures, found by reading it once more; see `looking`.
+
+        `sample` is the prompt and `written` the tokens of its answer; or `sample` ends with the answer. A started
+        engine does this between two rounds of its requests, else it is done when this returns. May be called from any
+        thread. Raises ValueError for what cannot be looked into, TooLong where it does not fit, Overloaded when too
+        many looks wait.
+        """
+        asked = looking.question(self.processor, sample, written, options)
+        tokens, grid = asked.encoded.tokens, asked.encoded.grid
+        self._check(Cost(asked.start, sum(self.model.count(torch.tensor(grid)))), len(tokens) - asked.start, 1)
+        work = partial(looking.look, self.model, self.processor, asked)
+        if self._worker is not None:
+            return self._worker.aside(work)
+        done: Future[looking.Looks] = Future()
+        done.set_result(work())
+        return done
 
     def start(self) -> "Engine":
         """Begin to serve `submit` from a thread of the engine's own; its cache is allocated here. Returns itself."""

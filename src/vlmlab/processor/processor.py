@@ -209,6 +209,15 @@ class Processor:
         learning = any(e.learned is not None for e in encoded)
         return Batch(tokens, segments, positions, targets if learning else None, images)
 
+    def plan(self, sizes: Sequence[tuple[int, int]], options: Options | None = None) -> list[list[Piece]]:
+        """The pieces that the model sees of each picture of a sample, given their widths and heights (not `scales`)."""
+        chosen = options or Options()
+        assert not chosen.scales
+        config = _chosen(self.config.images, chosen)
+        if chosen.max_visual_tokens is not None:
+            config = self._within(config, list(sizes), chosen.max_visual_tokens)
+        return [config.build().plan(*size) for size in sizes]
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token ids, control tokens left out."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vlmlab.generate.answers import Overloaded
-from vlmlab.serve import openai, page, tgi
+from vlmlab.serve import attention, openai, page, tgi
 from vlmlab.serve.certificate import certify
 from vlmlab.serve.decoders import Busy
 from vlmlab.serve.failures import Failed
@@ -59,6 +59,7 @@ def create(service: Service) -> FastAPI:
 
     if service.limits.chat:
         app.include_router(page.routes())
+        app.include_router(attention.routes(service))
 
     @app.get("/docs", include_in_schema=False)
     async def reference() -> Response:

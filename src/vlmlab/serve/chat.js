@@ -85,6 +85,71 @@ async function* events(body) {
   }
 }
 
+// Where an answer looked: each crop under a map, of the whole answer, or of the word that is pointed at or held.
+async function look(article, words, told, reading, signal) {
+  const answer = await fetch("/v1/vlmlab/attention", {
+    method: "POST", headers: headers(), signal, body: JSON.stringify({ model, messages: told, each: true, ...reading }),
+  });
+  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  const { tokens, images, cost } = await answer.json();
+  const parts = told.flatMap(({ content }) => (Array.isArray(content) ? content : []));
+  const sources = await Promise.all(parts.filter((part) => part.image_url).map(async (part) => {
+    const image = new Image();
+    image.src = part.image_url.url;
+    await image.decode();
+    return image;
+  }));
+  const crops = images.map((image) => crop(image, sources[image.picture]));
+  let held = -1;
+  const show = (token) => crops.forEach((one) => one.show(token));
+  const spans = tokens.map(({ text, share }, number) => {
+    const span = document.createElement("span");
+    span.textContent = number ? text : text.trimStart();
+    span.tabIndex = 0;
+    span.title = `${(100 * share).toFixed(0)} % of its attention on pictures`;
+    span.onpointerenter = span.onfocus = () => show(number);
+    span.onpointerleave = span.onblur = () => show(held);
+    span.onclick = () => {
+      held = held === number ? -1 : number;
+      spans.forEach((one, at) => one.classList.toggle("held", at === held));
+      show(held);
+    };
+    return span;
+  });
+  words.replaceChildren(...spans);
+  const box = document.createElement("div");
+  box.className = "looked";
+  box.append(...crops.map((one) => one.canvas));
+  article.append(box);
+  show(held);
+  note(article, `looked again in ${cost.look_seconds.toFixed(2)} s: where attention fell, which is not why; point at a word`);
+}
+
+// A part of a picture and the maps over it; `show` draws that of a token, or of the answer for -1.
+function crop({ box: [left, top, right, bottom], rows, columns, answer, tokens }, source) {
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const [whole, each, size] = [bytes(answer), bytes(tokens), rows * columns];
+  const [width, height] = [(right - left) * source.naturalWidth, (bottom - top) * source.naturalHeight];
+  const canvas = document.createElement("canvas"), small = new OffscreenCanvas(columns, rows);
+  canvas.height = 352;
+  canvas.width = Math.max(1, Math.round((canvas.height * width) / height));
+  const pen = canvas.getContext("2d"), fine = small.getContext("2d");
+  const show = (token) => {
+    const map = token < 0 ? whole : each.subarray(token * size, (token + 1) * size);
+    const pixels = fine.createImageData(columns, rows);
+    map.forEach((bright, at) => pixels.data.set([255, 70, 0, 0.8 * bright], 4 * at));
+    fine.putImageData(pixels, 0, 0);
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.filter = "grayscale(1)";  // so that the map's colour is the only one
+    pen.drawImage(
+      source, left * source.naturalWidth, top * source.naturalHeight, width, height, 0, 0, canvas.width, canvas.height,
+    );
+    pen.filter = "none";
+    pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+  };
+  return { canvas, show };
+}
+
 async function ask(text) {
   const content = [...pictures.map((url) => ({ type: "image_url", image_url: { url } })), { type: "text", text }];
   turn("user", text, pictures);
@@ -96,9 +161,11 @@ async function ask(text) {
   at("send").hidden = true;
   at("stop").hidden = false;
   try {
-    const body = { model, messages: asked, stream: true, report_cost: true, temperature: Number(at("temperature").value) };
-    if (at("splitting").checked) body.splitting = true;
-    if (at("longest").value) body.longest_edge = Number(at("longest").value);
+    const reading = {};
+    if (at("splitting").checked) reading.splitting = true;
+    if (at("longest").value) reading.longest_edge = Number(at("longest").value);
+    const temperature = Number(at("temperature").value);
+    const body = { model, messages: asked, stream: true, report_cost: true, temperature, ...reading };
     const answer = await fetch("/v1/chat/completions", {
       method: "POST", headers: headers(), body: JSON.stringify(body), signal: asking.signal,
     });
@@ -111,6 +178,14 @@ async function ask(text) {
       const choice = event.choices[0];
       words.textContent += choice?.delta?.content ?? "";
       if (choice?.cost) note(article, told(choice.cost));
+      at("turns").scrollTop = at("turns").scrollHeight;
+    }
+    const seen = asked.some((message) => Array.isArray(message.content) && message.content.some((part) => part.image_url));
+    if (at("looking").checked && seen && words.textContent) {
+      const told = [...asked, { role: "assistant", content: words.textContent }];
+      await look(article, words, told, reading, asking.signal).catch((error) => {
+        note(article, error.name === "AbortError" ? "stopped" : error.message);
+      });
       at("turns").scrollTop = at("turns").scrollHeight;
     }
   } catch (error) {

@@ -15,7 +15,8 @@ from typing import TypeVar
 from vlmlab.batch import Message, Picture, Sample
 from vlmlab.generate.answers import Answer, Handle, Said, Settings, TooLong
 from vlmlab.generate.engine import Engine
-from vlmlab.processor.processor import Processor
+from vlmlab.generate.looking import Looks
+from vlmlab.processor.processor import Options, Processor
 from vlmlab.serve.constrain import Grammars
 from vlmlab.serve.failures import Failed
 from vlmlab.serve.media import Pictures
@@ -101,6 +102,17 @@ class Desk:
         running.handles = handles
         return running
 
+    async def look(self, sample: Sample, options: Options) -> tuple[Sample, Looks, float]:
+        """Where the answer that a sample ends with looked; the sample opened, and how many seconds that took.
+
+        Raises what `Pictures.get` and `Engine.look` raise.
+        """
+        began = time.perf_counter()
+        ready = await self._in(self._opening, partial(self.open, sample)) if sample.pictures else sample
+        seconds = time.perf_counter() - began
+        looking = await self._in(self._preparing, partial(self.engine.look, ready, options=options), _cancel_late)
+        return ready, await asyncio.wrap_future(looking), seconds
+
     def open(self, sample: Sample) -> Sample:
         """The same sample with its pictures opened, by the rules for strangers' pictures. Raises Refused and Busy."""
         got = iter(self.pictures.get([str(picture.source) for picture in sample.pictures]))
@@ -155,6 +167,6 @@ class Desk:
             raise
 
 
-def _cancel_late(future: Future[Handle]) -> None:
+def _cancel_late(future: Future[Handle] | Future[Future[Looks]]) -> None:
     if not future.cancelled() and future.exception() is None:
         future.result().cancel()

@@ -69,6 +69,12 @@ class Metrics:
         self.rate = Histogram(
             "vlmlab_tokens_per_second", "Tokens that an answer got a second.", buckets=_RATES, registry=self.registry
         )
+        self.looks = Histogram(
+            "vlmlab_attention_seconds",
+            "What it took to see where an answer looked.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
 
     def answered(self, answer: Answer, opening: float) -> None:
         """Note an answer whose pictures took `opening` seconds to get."""
