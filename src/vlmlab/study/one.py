@@ -40,6 +40,8 @@ from vlmlab.writing import write_text
 CORES = 2
 """How many cores a budget is of."""
 RESULT, GALLERY = "result.json", "features"
+LAST = "finish"
+"""The folder in a run's folder of what is trained last."""
 ROSE = 0.5
 """A loss that ends so many nats above the lowest that it had reached has diverged."""
 WATCHED = 50
@@ -70,7 +72,7 @@ def identity(plan: Plan, arm: str, seed: int) -> str:
     """A hash of all that decides what a run gives: its recipe, what is asked, and how pictures are read then."""
     ways = [component.plain(reading) for reading in plan.study.readings.values()]
     asked = None if plan.study.evaluate is None else component.plain(plan.study.evaluate)
-    return _hash(json.dumps([plan.recipe(arm, seed).text(), asked, ways]))
+    return _hash(json.dumps([*(recipe.text() for recipe in plan.courses(arm, seed)), asked, ways]))
 
 
 def share() -> float:
@@ -86,7 +88,8 @@ def spent(root: Path, plan: Plan, arm: str, seed: int) -> float:
     folder = folder_of(root, plan, arm, seed)
     if not _same(folder, plan.recipe(arm, seed)):
         return 0.0
-    return share() * sum(record["seconds"] for record in read_metrics(folder) if record["kind"] == "step")
+    metrics = read_metrics(folder) + read_metrics(folder / LAST)
+    return share() * sum(record["seconds"] for record in metrics if record["kind"] == "step")
 
 
 def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: float = math.inf) -> dict[str, Any]:
@@ -94,14 +97,16 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
 
     Raises OutOfTime when training would go beyond the limit, Interrupted when it was asked to stop.
     """
-    began, folder, recipe = time.monotonic(), folder_of(root, plan, arm, seed), plan.recipe(arm, seed)
+    began, folder = time.monotonic(), folder_of(root, plan, arm, seed)
     before = spent(root, plan, arm, seed) / share()
+    recipe, *others = plan.courses(arm, seed)
     started = _goes_on(folder, recipe)
     made = run.build(recipe, device)
     if made.frozen:
         made = dataclasses.replace(made, gallery=Gallery(root / GALLERY, made.model.vision))
     run.begin(folder, recipe, started)
-    given, count = samples(made)
+    courses = [made, *(dataclasses.replace(made, recipe=last, source=last.data.build()) for last in others)]
+    given, count = samples(courses)
     asked = None
     if plan.study.evaluate is not None:
         asked = asking.questions(plan.study.evaluate, made.processor.tokenizer)
@@ -111,10 +116,12 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
             origin, watch = Origin.now(recipe.text(), seed), _watch(plan, made, asked)
             every = max(recipe.stage.steps // plan.study.watch, 1) if watch is not None else 0
             made = run.train(made, folder, origin, started, watch, every=every, leave=False)
+            for last in courses[1:]:
+                _finish(last, folder / LAST)
     except TrainingError as error:
         told = str(error)
     metrics = read_metrics(folder)
-    losses = [record["loss"] for record in metrics if record["kind"] == "step"]
+    losses, later = _losses(metrics), _losses(read_metrics(folder / LAST))
     ways = {name: reading for name, (trained, reading) in plan.study.scored().items() if trained == arm}
     answers = {} if told or asked is None else _ask(plan, made, asked, ways)
     if made.gallery is not None:
@@ -130,17 +137,29 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
         "stopped": told,
         "rise": round(rise(losses), 4),
         "diverged": bool(told) or rise(losses) > ROSE,
-        "losses": losses,
+        "losses": losses + later,
         "curve": curve(metrics),
         "questions": "" if asked is None else _hash(json.dumps([dataclasses.astuple(q) for q in asked.questions])),
         "answers": answers,
         "seconds": round(seconds, 1),
         "spent": round(seconds * share(), 1),
-        "cost": cost(made) if seed == plan.study.seeds[0] else {},
+        "cost": cost(courses) if seed == plan.study.seeds[0] else {},
     }
     write_text(folder / RESULT, json.dumps(found) + "\n")
-    shutil.rmtree(checkpoint.home(folder), ignore_errors=True)  # large, and there is nothing more to go on with
+    for place in (folder, folder / LAST):
+        shutil.rmtree(checkpoint.home(place), ignore_errors=True)  # large, and there is nothing more to go on with
     return found
+
+
+def _finish(last: Run, folder: Path) -> None:
+    """Train what is trained last, from where it was left; the model is the one that the first course left."""
+    started = _goes_on(folder, last.recipe)
+    run.begin(folder, last.recipe, started)
+    run.train(last, folder, Origin.now(last.recipe.text(), last.recipe.seed), started, leave=False)
+
+
+def _losses(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [record["loss"] for record in metrics if record["kind"] == "step"]
 
 
 def _goes_on(folder: Path, recipe: Recipe) -> bool:
@@ -184,17 +203,19 @@ def curve(metrics: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     return found
 
 
-def samples(made: Run) -> tuple[str, int]:
+def samples(courses: Sequence[Run]) -> tuple[str, int]:
     """A hash of the samples that a run is given, in order, and how many they are."""
-    feed, _ = made.feed()
-    count = made.recipe.stage.steps * made.recipe.stage.batch
-    digest = hashlib.sha256()
-    for place in range(count):
-        draw = feed.order[place]
-        # A source alone is called by its kind, which says nothing of its samples.
-        digest.update(f"{draw.source} {draw.number} {draw.turn}\n".encode())
-    feed.close()
-    return digest.hexdigest()[:16], count
+    digest, total = hashlib.sha256(), 0
+    for made in courses:
+        feed, _ = made.feed()
+        count = made.recipe.stage.steps * made.recipe.stage.batch
+        for place in range(count):
+            draw = feed.order[place]
+            # A source alone is called by its kind, which says nothing of its samples.
+            digest.update(f"{draw.source} {draw.number} {draw.turn}\n".encode())
+        feed.close()
+        total += count
+    return digest.hexdigest()[:16], total
 
 
 def rise(losses: Sequence[float]) -> float:
@@ -207,17 +228,21 @@ def rise(losses: Sequence[float]) -> float:
     return last - min(*tenths, last)
 
 
-def cost(made: Run) -> dict[str, float]:
+def cost(courses: Sequence[Run]) -> dict[str, float]:
     """What an arm costs: weights that learn and all of them, FLOPs and bytes of training, computed."""
-    recipe, model = made.recipe, made.model
+    recipe, model, processor = courses[0].recipe, courses[0].model, courses[0].processor
     trained = sum(p.numel() for p in freeze(model, recipe.stage).values())
-    plan = costs.plan(recipe, model.config, means(recipe, model, made.processor.config, made.processor, PROBE))
+    plans = [
+        costs.plan(one, model.config, means(one, model, processor.config, processor, PROBE))
+        for one in (made.recipe for made in courses)
+    ]
+    plan = plans[0]
     return {
         "trained": float(trained),
         "parameters": float(sum(p.numel() for p in model.parameters())),
-        "flops": float(plan.work * plan.steps),
-        "flops_once": float(plan.once),
-        "memory": float(sum(part.memory for part in plan.parts)),
+        "flops": float(sum(each.work * each.steps for each in plans)),
+        "flops_once": float(sum(each.once for each in plans)),
+        "memory": float(max(sum(part.memory for part in each.parts) for each in plans)),
         "visual_tokens": (plan.of("tokens") - plan.of("text")) / plan.of("samples"),
     }
 

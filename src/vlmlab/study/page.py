@@ -91,10 +91,11 @@ def _scope(card: Card) -> str:
         "count": "all arms of a seed are given as many samples (the data are what is varied)",
     }[card.plan.study.shared]
     recipe = next(iter(card.plan.recipes.values()))
+    last = "".join(f" and then {each.stage.steps}" for each in list(card.plan.finishes.values())[:1])
     smallest = max((judged.difference.smallest for judged in card.judged if judged.difference), default=0.0)
     seen = f" The smallest difference it could have seen, four times in five: {100 * smallest:.1f} points."
     return (
-        f"{len(card.rows)} arms, seeds {', '.join(map(str, card.seeds))}, {recipe.stage.steps} steps of "
+        f"{len(card.rows)} arms, seeds {', '.join(map(str, card.seeds))}, {recipe.stage.steps}{last} steps of "
         f"{recipe.stage.batch} samples; {shared}. {card.questions:,} held-out questions about {card.pictures:,} "
         f"pictures.{seen if smallest else ''}"
     )

@@ -35,6 +35,9 @@ from vlmlab.train.recipe import Recipe
 
 Overrides = tuple[str, ...]
 
+KEPT = ("train", "adapters", "precision")
+"""What a second course of training leaves as it was in the first."""
+
 LEAST = 1000
 """How many held-out questions a card needs."""
 
@@ -128,8 +131,9 @@ class Study:
     `samples`, the same ones in the same order, or where the data are what is varied, their `count`. `budget` is in
     minutes of two cores, or of one accelerator. `prepare` are recipes that make what arms start from, with overrides:
     by the folder of their run, trained once if it is not there, beside the budget. `watch` measures each run so many
-    times on its way, for a picture of how the arms learn. `follow` is a second recipe that goes on from each arm's
-    model (at full size). `differs` says how this is not the paper's protocol, `missing` what vlmlab lacks for it.
+    times on its way, for a picture of how the arms learn. `finish` are overrides of each arm's recipe for a second
+    course of training, of other data or at another rate, that goes on with its model; at full size `follow` is a recipe
+    for that. `differs` says how this is not the paper's protocol, `missing` what vlmlab lacks for it.
     """
 
     question: str
@@ -147,6 +151,7 @@ class Study:
     benchmarks: Benchmarks | None = None
     shared: Literal["samples", "count"] = "samples"
     prepare: dict[str, Overrides] = dataclasses.field(default_factory=dict)
+    finish: Overrides = ()
     follow: str = ""
     watch: int = 0
     differs: str = ""
@@ -157,6 +162,8 @@ class Study:
             raise ValueError("give either [axes] or [arms]")
         if (self.evaluate is None) == (self.benchmarks is None):
             raise ValueError("give either [evaluate] or [benchmarks]: how the arms are scored")
+        if (self.finish and self.benchmarks) or (self.follow and self.evaluate):
+            raise ValueError("what is trained last is `finish` with [evaluate], and `follow` with [benchmarks]")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be given, each once")
         if not self.budget > 0 or self.watch < 0:
@@ -190,16 +197,25 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A study with its name and its recipes: those of the arms, by name, but for the seed; and what they start from."""
+    """A study with its name and its recipes: those of the arms, by name, but for the seed; and what they start from.
+
+    `finishes` has those of what is trained last, where the study says so.
+    """
 
     name: str
     study: Study
     recipes: dict[str, Recipe]
     prepare: dict[Path, Recipe]
+    finishes: dict[str, Recipe]
 
     def recipe(self, arm: str, seed: int) -> Recipe:
         """The recipe of one run."""
         return dataclasses.replace(self.recipes[arm], seed=seed)
+
+    def courses(self, arm: str, seed: int) -> list[Recipe]:
+        """What one run is trained by, in turn: its recipe, and what is trained last."""
+        last = [dataclasses.replace(self.finishes[arm], seed=seed)] if arm in self.finishes else []
+        return [self.recipe(arm, seed), *last]
 
 
 def load(path: Path | str, overrides: Overrides = ()) -> Plan:
@@ -216,7 +232,9 @@ def load(path: Path | str, overrides: Overrides = ()) -> Plan:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     first = {Path(folder): recipes.load(path.parent / words[0], words[1:]) for folder, words in study.prepare.items()}
-    return Plan(path.stem, study, {arm: _recipe(path, study, arm, every) for arm in study.trained()}, first)
+    found = {arm: _recipe(path, study, arm, every) for arm in study.trained()}
+    last = {arm: _finish(path, study, arm, every, recipe) for arm, recipe in found.items() if study.finish}
+    return Plan(path.stem, study, found, first, last)
 
 
 def of_base(overrides: Sequence[str]) -> Overrides:
@@ -224,11 +242,22 @@ def of_base(overrides: Sequence[str]) -> Overrides:
     return tuple(item.removeprefix("base.") for item in overrides if item.startswith("base."))
 
 
-def _recipe(path: Path, study: Study, arm: str, every: Overrides) -> Recipe:
+def _recipe(path: Path, study: Study, arm: str, every: Overrides, then: Overrides = ()) -> Recipe:
     try:
-        return recipes.load(path.parent / study.base, (*study.changes, *every, *study.trained()[arm]))
+        return recipes.load(path.parent / study.base, (*study.changes, *every, *study.trained()[arm], *then))
     except ValueError as error:
         raise ValueError(f"{path}: arm {arm!r}: {error}") from error
+
+
+def _finish(path: Path, study: Study, arm: str, every: Overrides, first: Recipe) -> Recipe:
+    """What is trained last of an arm. Raises ValueError where that would be another model or other parts of it."""
+    last = _recipe(path, study, arm, every, study.finish)
+    same = dataclasses.replace(last, data=first.data, stage=first.stage, score=first.score) == first
+    kept = all(getattr(last.stage, key) == getattr(first.stage, key) for key in KEPT)
+    told = ", ".join(f"stage.{key}" for key in KEPT)
+    if not same or not kept:
+        raise ValueError(f"{path}: finish changes the data and the course alone, not the model, nor {told}")
+    return last
 
 
 def differences(plan: Plan) -> dict[str, dict[str, str]]:
