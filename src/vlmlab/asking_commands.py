@@ -117,7 +117,7 @@ def _engine(asking: Asking) -> "Engine":
     """The model to ask; see docs/models/nano.md for the one that is asked when none is named."""
     adapter = adapter_folder(asking.adapter)
     name = asking.model or (_base_of(adapter) if adapter else "nano")
-    if asking.max_new_tokens < 1 or asking.temperature < 0:
+    if asking.max_new_tokens < 1 or not asking.temperature >= 0:
         raise ValueError("--max-new-tokens must be 1 or more, --temperature 0 or more")
     from vlmlab import media
     from vlmlab.generate.engine import Engine

@@ -129,7 +129,6 @@ def test_what_fails_for_good_is_an_error_of_the_question():
     with server(lambda number, body: (400, b"too long", {})) as (address, seen):
         assert "says 400: too long" in one(address).error
     assert len(seen) == 1
-    assert "does not answer" in one(address).error
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -205,3 +204,25 @@ def test_what_a_server_cannot_do_is_said(path):
     benchmark = questions.config(path, form="document").build()
     with pytest.raises(ValueError, match="question 0: a served model is asked in conversation"):
         list(served.answers([Job(0, "0", benchmark.ask(benchmark.question(0)))], WRITING))
+
+
+def test_a_server_that_is_not_there_ends_the_run_after_one_questions_patience(path):
+    with server(lambda number, body: b"") as (address, _):
+        pass
+    rests = []
+    answerer = Served(address, "m", patience=Patience(timeout=5.0, tries=3), rest=rests.append, parallel=1)
+    benchmark = questions.config(path).build()
+    jobs = [Job(n, str(n), benchmark.ask(benchmark.question(n))) for n in range(6)]
+    with pytest.raises(ValueError, match=r"does not answer: .*; is the server there"):
+        list(answerer.answers(jobs, WRITING))
+    assert 2 <= len(rests) <= 6  # of the first question, and of the one that was on its way
+
+
+def test_a_server_that_goes_is_an_error_of_the_questions_that_it_misses(path):
+    benchmark = questions.config(path).build()
+    jobs = [Job(n, str(n), benchmark.ask(benchmark.question(n))) for n in range(2)]
+    with server(lambda number, body: said("4")) as (address, _):
+        answerer = Served(address, "m", patience=Patience(timeout=5.0, tries=2), rest=lambda seconds: None, parallel=1)
+        assert [reply.text for _, reply in answerer.answers(jobs[:1], WRITING)] == ["4"]
+    ((_, reply),) = answerer.answers(jobs[1:], WRITING)
+    assert "does not answer" in reply.error

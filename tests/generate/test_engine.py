@@ -1,5 +1,6 @@
 """The engine: the same text alone, in company and in pieces; ends, stops and limits; every picture seen once."""
 
+import gc
 import random
 
 import pytest
@@ -262,3 +263,12 @@ def test_extreme_settings_of_sampling_still_draw_a_token(extreme):
     request = Request([1], 8, 0)
     (token,) = way.choose(way.prepare(logits, [request], torch.tensor([], dtype=torch.long)), [request])
     assert token in ({1, 3} if extreme == {"temperature": 1e-300} else {0, 1, 2, 3})
+
+
+def test_what_requests_ask_for_is_not_kept_when_they_are_over(engine):
+    """Each temperature and each penalty is a way of decoding of its own; none of them stays."""
+    (one, *_) = tiny.samples()
+    for at in range(30):
+        engine.generate([one], 2, sample.Config(1.0 + at / 100, 1.0 + at / 50, 3 + at), stop=[f"stop {at}"], seed=at)
+    gc.collect()
+    assert len(engine._methods) <= 2

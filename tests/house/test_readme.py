@@ -17,11 +17,15 @@ PAGES = sorted(
     {*tree.ROOT.glob("*.md"), *(tree.ROOT / "docs").rglob("*.md"), *(tree.ROOT / "benchmarks").rglob("*.md")}
 )
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"(?<=\n\n)(?: {4}[^\n]*\n)+")
+EXAMPLE = "src/vlmlab/model/connectors/strips.py"
+"""What CONTRIBUTING shows how to write."""
 SHELLS = {"", "sh", "bash", "console", "shell", "text"}
 
 
 def blocks(page: str, languages: set[str]) -> list[str]:
-    return [body for language, body in FENCE.findall(page) if language in languages]
+    found = [body for language, body in FENCE.findall(page) if language in languages]
+    return found + (INDENTED.findall(prose(page)) if "" in languages else [])
 
 
 def lines(block: str) -> Iterator[str]:
@@ -64,6 +68,34 @@ def wrong(words: list[str]) -> str:
     return f"vlmlab {command} has no {', '.join(missing)}" if missing else ""
 
 
+def scripts(page: str) -> list[list[str]]:
+    """What a page gives to Python, in commands and within its sentences: a script and its flags, or -m and a module."""
+    shown = re.findall(r"\bpython ((?:-m )?[\w./]+)([^`\n#|]*)", page)
+    return [[*what.split(), *re.findall(r"(?<!\S)--[a-z][a-z-]*", rest)] for what, rest in shown]
+
+
+def wrong_script(words: list[str]) -> str:
+    """What is wrong with such a command: a script or module that is not there, or a flag that it does not know."""
+    if words[0] == "-m":
+        first, *rest = words[1].split(".")
+        ours = [tree.ROOT / above / first for above in ("tests", "src") if (tree.ROOT / above / first).is_dir()]
+        found = not ours or any(place.joinpath(*rest).with_suffix(".py").is_file() for place in ours)
+        return "" if found else f"there is no module {words[1]}"
+    path = tree.ROOT / words[0]
+    if not path.is_file():
+        return f"there is no {words[0]}"
+    source = "".join(file.read_text(encoding="utf-8") for file in (path, tree.ROOT / "benchmarks" / "_bench.py"))
+    known = {flag for flag in words[1:] if re.search(rf'"{flag}"|\b{flag[2:].replace("-", "_")}: ', source)}
+    missing = [flag for flag in words[1:] if flag not in known]
+    return f"{words[0]} has no {', '.join(missing)}" if missing else ""
+
+
+def absent(page: str) -> list[str]:
+    """Files of this repository that a page's sentences name and that are not there."""
+    named = re.findall(r"`((?:src|scripts|benchmarks|recipes|studies|tests|docs)/[\w./-]+\.\w+)`", prose(page))
+    return sorted(name for name in set(named) - {EXAMPLE} if not (tree.ROOT / name).exists())
+
+
 def prose(page: str) -> str:
     return FENCE.sub("", page)
 
@@ -100,6 +132,8 @@ def test_a_page_keeps_its_word(path):
     page = path.read_text(encoding="utf-8")
     tree.none_of([f"{path.name}: {shlex.join(words)}: {wrong(words)}" for words in commands(page) if wrong(words)])
     tree.none_of([f"{path.name} links to {link}" for link in links(page) if broken(path, link)])
+    tree.none_of([f"{path.name}: {wrong_script(words)}" for words in scripts(page) if wrong_script(words)])
+    tree.none_of([f"{path.name} names {name}, which is not there" for name in absent(page)])
     targets = set(re.findall(r"^([a-z][a-z-]*):", (tree.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     asked = {w for block in blocks(page, SHELLS) for line in lines(block) for w in re.findall(r"^make ([a-z-]+)", line)}
     tree.none_of([f"{path.name}: make {target}: no such target" for target in asked - targets])
@@ -125,3 +159,11 @@ def test_what_is_wrong_is_found(tmp_path):
     (tmp_path / "page.md").write_text(page, encoding="utf-8")
     assert broken(tmp_path / "page.md", "gone.md")
     assert "a-page" in anchors(page)
+    assert commands("Text:\n\n    vlmlab ask x\n\nMore.\n") == [["ask", "x"]]
+    assert absent("See `src/gone.py` and `src/vlmlab/cli.py`.") == ["src/gone.py"]
+    shown = "Say `python benchmarks/quantize.py --peer --pear`, `python scripts/gone.py`, `python -m house.gone`."
+    assert [wrong_script(words) for words in scripts(shown)] == [
+        "benchmarks/quantize.py has no --pear",
+        "there is no scripts/gone.py",
+        "there is no module house.gone",
+    ]

@@ -84,7 +84,7 @@ class Served(Answerer):
             raise ValueError("the key should be letters, digits and signs, without spaces")
         self.address, self.served, self.secret = address.rstrip("/"), served, secret
         self.parallel, self.patience = parallel, patience
-        self.ended = threading.Event()
+        self.ended, self.heard = threading.Event(), threading.Event()
         self.rest = rest or self.ended.wait
         self.name = f"{served} at {self.address}"
         own = [urllib.request.ProxyHandler({})] if parts.hostname in _HERE else []
@@ -95,7 +95,7 @@ class Served(Answerer):
         return {"address": self.address, "served": self.served}
 
     def answers(self, jobs: Iterable[Job], writing: Writing) -> Iterator[tuple[int, Reply]]:
-        """Replies as they come. Raises ValueError where the server would refuse every question."""
+        """Replies as they come. Raises ValueError where the server would refuse every question, or is not there."""
         if writing.split is not None or writing.longest is not None:
             raise ValueError("how a served model reads pictures is its server's affair: leave out split and longest")
         self.ended.clear()
@@ -105,12 +105,19 @@ class Served(Answerer):
             for job in jobs:
                 running[pool.submit(self.reply, job, writing)] = job.number
                 if len(running) >= 2 * self.parallel:
-                    yield from _done(running)
+                    yield from self._done(running)
             while running:
-                yield from _done(running)
+                yield from self._done(running)
         finally:
             self.ended.set()  # those that are asked again, later, are not
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _done(self, running: dict[Future[Reply], int]) -> list[tuple[int, Reply]]:
+        ready, _ = wait(running, return_when=FIRST_COMPLETED)
+        replies = [(running.pop(future), future.result()) for future in ready]
+        if not self.heard.is_set():  # asked as often as there is patience for, it has never said anything
+            raise ValueError(f"{replies[0][1].error}; is the server there?")
+        return replies
 
     def reply(self, job: Job, writing: Writing) -> Reply:
         """The reply to one question. Raises ValueError where none would get one, or it cannot be asked."""
@@ -145,8 +152,10 @@ class Served(Answerer):
         request = urllib.request.Request(f"{self.address}/chat/completions", body, headers)
         try:
             with self.opener.open(request, timeout=self.patience.timeout) as answer:
+                self.heard.set()
                 whole = answer.read(_MOST_BYTES + 1)
         except urllib.error.HTTPError as error:
+            self.heard.set()
             with error:
                 return self._refused(error, begun)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
@@ -165,11 +174,6 @@ class Served(Answerer):
             after = error.headers.get("Retry-After", "")
             raise _Again(told, float(after) if after.isdecimal() else None)
         return Reply("", "", seconds=time.monotonic() - begun, error=told)
-
-
-def _done(running: dict[Future[Reply], int]) -> list[tuple[int, Reply]]:
-    ready, _ = wait(running, return_when=FIRST_COMPLETED)
-    return [(running.pop(future), future.result()) for future in ready]
 
 
 def _reply(whole: bytes, writing: Writing, seconds: float) -> Reply:

@@ -38,7 +38,14 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file whole or not at all."""
     held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write(path, lambda partial: safetensors.torch.save_file(held, partial, metadata={"format": "pt"}))
+
+    def fill(partial: Path) -> None:
+        try:
+            safetensors.torch.save_file(held, partial, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:  # the disk is full, say
+            raise OSError(f"{path}: cannot be written: {error}") from None
+
+    write(path, fill)
 
 
 def write_checkpoint(folder: Path, tensors: Mapping[str, Tensor], shard: int = SHARD) -> None:

@@ -21,7 +21,7 @@ class Config(DecodingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, not {self.temperature}; for the likeliest token use greedy")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"top_k must be 0 or more and top_p in (0, 1], not {self.top_k} and {self.top_p}")
