@@ -195,8 +195,22 @@ def test_two_that_ask_the_same_are_asked_once(tmp_path):
 
 def saved(tmp_path):
     records = tuple(questions.record(n, float(n > 1)) for n in range(3))
-    card = {"questions": 3, "metric": {"name": "exact", "variant": "official"}, "model": {"name": "m"}, "label": "own"}
-    found = Evaluation(records, {**card, "benchmark": {"name": "own", "path": "x"}})
+    card = {
+        "label": "own",
+        "questions": 3,
+        "benchmark": {"name": "own", "path": "x"},
+        "metric": {"name": "exact", "variant": "official"},
+        "model": {"name": "m"},
+        "writing": {"max_new_tokens": 8},
+        "decoding": "greedy",
+        "prompt": "{question}",
+        "shares": {},
+        "visual_tokens": 16.0,
+        "seconds": 1.5,
+        "versions": {},
+        "made_by": {},
+    }
+    found = Evaluation(records, card)
     evaluation.save(tmp_path / "e", found)
     return found
 
