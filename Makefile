@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CODE := src tests scripts benchmarks
 
 .DELETE_ON_ERROR:
-.PHONY: setup help demo test lint format types imports licences house bench fuzz clean
+.PHONY: setup help demo test lint format types imports licences house bench fuzz soak clean
 
 setup: .venv/.ready-demo  ## the environment, in .venv (the default)
 	@echo "Ready: $(BIN)/vlmlab --help, or make demo. Other targets: make help."
@@ -55,6 +55,9 @@ bench: .venv/.ready-test  ## every benchmark of benchmarks/, beside its peer (an
 
 fuzz: .venv/.ready-test  ## 5,000 broken pictures through the processes that decode for a server
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m serve.fuzz --out benchmarks/results/fuzz-pictures.json
+
+soak: .venv/.ready-test  ## 15 minutes of twice what a server can do, from clients of every kind
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m serve.soak --minutes 15 --out benchmarks/results/soak.json
 
 clean:  ## removes caches and builds; keeps .venv and runs/
 	rm -rf build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache
