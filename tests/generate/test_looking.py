@@ -138,6 +138,14 @@ def test_an_answer_as_text_is_the_same_as_its_tokens():
     assert len(parts.grid) == 5
 
 
+def test_a_token_has_the_map_of_the_row_that_wrote_it():
+    model = tiny.build(dtype=torch.float32, changes={"language.window": None})
+    asked = ask("What?", tiny.picture(20, 14, 1))
+    one, last, first = (looked(model, asked, written=tokens).maps[0] for tokens in ([5, 6, 7], [5, 6, 8], [9, 6, 7]))
+    assert torch.equal(one, last)  # nothing was written after it
+    assert torch.equal(one[0], first[0]) and not torch.allclose(one[1], first[1])
+
+
 def test_what_is_not_looked_into(monkeypatch):
     model = tiny.build(dtype=torch.float32)
     engine = Engine(model, tiny.processor(model), capacity=200)

@@ -103,9 +103,20 @@ def test_too_many_numbers_are_refused(talking, monkeypatch):
     assert status == 400 and "too many to look into" in answer["error"]["message"]
 
 
-def test_only_where_the_page_is(served, talking):
+def test_only_where_the_page_is(served):
     assert post(served, asked())[0] == 404
-    assert b"vlmlab_attention_seconds_count" in talking.service.metrics.page()
+
+
+def test_looks_are_counted(talking):
+    def counted():
+        [line] = [
+            s for s in talking.service.metrics.page().splitlines() if s.startswith(b"vlmlab_attention_seconds_count")
+        ]
+        return float(line.split()[1])
+
+    before = counted()
+    assert post(talking, asked(answer="x" * 513))[0] == 400 and counted() == before
+    assert post(talking, asked())[0] == 200 and counted() == before + 1
 
 
 def test_looks_that_wait_are_bounded(talking, monkeypatch):

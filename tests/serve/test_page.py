@@ -99,28 +99,29 @@ def test_where_an_answer_looked_in_a_browser(talking, tmp_path):
             await page.until('document.getElementById("model").textContent == "tiny"')
             for switch in ("splitting", "looking"):
                 await page.run(f'document.getElementById("{switch}").checked = true')
-            await page.run(GIVE.replace("WIDTH", "40").replace("EVENT", DROP))
-            await page.until('document.querySelectorAll("#pictures img").length == 1')
+            for width in (40, 20):
+                await page.run(GIVE.replace("WIDTH", str(width)).replace("EVENT", DROP))
+            await page.until('document.querySelectorAll("#pictures img").length == 2')
             await page.run(ASK.replace("TEXT", '"What is it?"'))
-            await page.until(f"{LOOKED}.length == 5")
+            await page.until(f"{LOOKED}.length == 10")
             drawn = [await page.run(SUM)]
-            for event in ("new PointerEvent('pointerenter')", "new PointerEvent('pointerleave')"):
-                await page.run(f"{WORDS}[3].dispatchEvent({event})")
+            for word, event in ((3, "pointerenter"), (5, "pointerenter"), (5, "pointerleave")):
+                await page.run(f"{WORDS}[{word}].dispatchEvent(new PointerEvent('{event}'))")
                 drawn.append(await page.run(SUM))
-            await page.run(f"{WORDS}[3].click()")
-            await page.run(f"{WORDS}[3].dispatchEvent(new PointerEvent('pointerleave'))")
-            drawn.append(await page.run(SUM))
+            for do in ("click()", "dispatchEvent(new PointerEvent('pointerleave'))"):
+                await page.run(f"{WORDS}[3].{do}")
+                drawn.append(await page.run(SUM))
             assert not page.wrong
-            shape = await page.run(f"{LOOKED}[0].width / {LOOKED}[0].height")
-            return await page.run(SAID), await page.run(f"{WORDS}.length"), drawn, shape
+            shapes = [await page.run(f"{LOOKED}[{at}].width / {LOOKED}[{at}].height") for at in (0, 9)]
+            return await page.run(SAID), await page.run(f"{WORDS}.length"), drawn, shapes
 
-    said, words, (answer, word, left, held), shape = asyncio.run(talk())
-    parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
-    sample = Sample.from_messages([{"role": "user", "content": parts}], images=[red(40)])
+    said, words, (answer, third, fifth, left, clicked, held), shapes = asyncio.run(talk())
+    parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "What is it?"}]
+    sample = Sample.from_messages([{"role": "user", "content": parts}], images=[red(40), red(20)])
     [expected] = server.engine(window=None).answers([sample], 24, options=Options(split=True))
     assert said == expected.text and words == 1 + len(expected.text)  # the template's space is read as a token too
-    assert answer == left and word == held and answer != word
-    assert shape == pytest.approx(20 / 14, abs=0.01)  # 15 pixels hold 7 patches
+    assert answer == left and third == clicked == held and len({answer, third, fifth}) == 3
+    assert shapes == pytest.approx([20 / 14, 20 / 30], abs=0.01)  # 15 pixels hold 7 patches
 
 
 def test_pages_may_do_only_what_they_must(talking, served):
