@@ -1,14 +1,18 @@
 """A whole study end to end; what is done is skipped, what was stopped goes on, unequal samples are found."""
 
 import json
+import shlex
 
 import pytest
 
+from house import tree
 from study import small
 from vlmlab import cli
+from vlmlab.evaluate import suite
 from vlmlab.study import one, page
 from vlmlab.study import plan as plans
 from vlmlab.study import study as studies
+from vlmlab.train import recipe as recipes
 from vlmlab.train import run
 from vlmlab.train.loop import Interrupted
 
@@ -214,3 +218,17 @@ def test_it_can_be_interrupted(done, tmp_path, monkeypatch, capsys):
 def test_a_budget_of_nothing_is_refused(done, change):
     with pytest.raises(ValueError, match="budget must be above 0 and watch 0 or more"):
         plans.load(done[0], (change,))
+
+
+def test_the_commands_of_a_study_at_full_size_can_be_given():
+    """What they ask for are benchmarks that there are; what changes every arm's recipe goes with them."""
+    path = tree.ROOT / "studies" / "full" / "connectors.toml"
+    overrides = ("base.stage.steps=3",)
+    lines = studies.commands(plans.load(path, overrides), path, overrides, tree.ROOT / "runs")
+    trained = [shlex.split(line) for line in lines if line.startswith("vlmlab train ")]
+    asked = [shlex.split(line) for line in lines if line.startswith("vlmlab eval ")]
+    assert len(trained) == len(asked) == 3
+    for words, (_, _, model, *benchmarks) in zip(trained, asked, strict=True):
+        recipe = recipes.load(words[2], words[3 : words.index("--out")])
+        assert recipe.stage.steps == 3 and model.startswith(words[words.index("--out") + 1])
+        assert {each.shots for each in suite.parse(benchmarks).values()} == {4}

@@ -14,15 +14,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from vlmlab.batch import Message, Sample
-from vlmlab.data.files import naming
+from vlmlab.data.files import Row
 from vlmlab.data.rows import open_rows
 from vlmlab.evaluate.answering import Answerer, Writing, fingerprint
-from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig, Parts, Question
+from vlmlab.evaluate.benchmarks import BenchmarkConfig, Parts, Question
 from vlmlab.evaluate.bootstrap import Estimate
 from vlmlab.evaluate.evaluation import Asking, Record
 from vlmlab.evaluate.figures import RESAMPLES, Clusters, mean
 from vlmlab.evaluate.known import Known
 from vlmlab.evaluate.metrics import Reference
+from vlmlab.evaluate.of_rows import OfRows
 
 VOTES = "votes.jsonl"
 
@@ -35,7 +36,7 @@ class Config(BenchmarkConfig):
     """Prompts to compare on: `path` is a file with `question`, and may have `image` or `images`, and `id`."""
 
 
-class Prompts(Benchmark):
+class Prompts(OfRows):
     """Prompts, put as they are written. Nothing is held against the answers: people judge them."""
 
     metric = "exact"
@@ -45,16 +46,10 @@ class Prompts(Benchmark):
         super().__init__(config)
         self.rows = open_rows(config.path, config.split)
 
-    def count(self) -> int:
-        """How many prompts there are."""
-        return len(self.rows)
-
-    def read(self, number: int) -> Question:
-        """Prompt number `number`. Raises ValueError naming the file and the row."""
-        row = self.rows[number]
-        with naming(row.place):
-            parts: Parts = (*row.pictures(), row.text("question"))
-            return Question(str(row.values.get("id", number)), parts, Reference(()))
+    def parse(self, row: Row, split: str, number: int) -> Question:
+        """A prompt, and its pictures."""
+        parts: Parts = (*row.pictures(), row.text("question"))
+        return Question(str(row.values.get("id", number)), parts, Reference(()))
 
     def ask(self, question: Question) -> Sample:
         """The prompt as it is written."""

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from vlmlab.data.files import File, Row, naming
 from vlmlab.data.files.parquet import Parquet
 from vlmlab.data.rows import Rows
-from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig, Question
+from vlmlab.evaluate.benchmarks import BenchmarkConfig
+from vlmlab.evaluate.of_rows import OfRows
 from vlmlab.hub import repository
 
 INSTEAD = "or give a local folder that holds its files"
@@ -34,7 +35,7 @@ class PublishedConfig(BenchmarkConfig):
     pool: str = ""
 
 
-class Published(Benchmark):
+class Published(OfRows):
     """A benchmark whose questions are rows. A subclass says which splits there are, and what a row means."""
 
     splits: ClassVar[Mapping[str, tuple[str, ...]]]
@@ -42,7 +43,6 @@ class Published(Benchmark):
     default_split: ClassVar[str]
     """The split that the paper scores."""
     pool_split: ClassVar[str] = "train"
-    """The split that examples are drawn from; nothing where there is none."""
 
     def __init__(self, config: PublishedConfig) -> None:
         """Raises ValueError when the split is unknown, or its files are not there or cannot be read."""
@@ -55,7 +55,6 @@ class Published(Benchmark):
         if config.shots and not config.pool and Path(config.path).is_file():
             raise ValueError(f"{config.name}: examples come from {self.pool_split}, say where it lies with `pool`")
         self.rows = self.open(self.locate(config.path, self.split, config.revision), self.split)
-        self.pool: Rows | None = None
         if config.shots:
             path, revision = (config.pool, "") if config.pool else (config.path, config.revision)
             self.pool = self.open(self.locate(path, self.pool_split, revision), self.pool_split)
@@ -67,10 +66,6 @@ class Published(Benchmark):
     def official(self, place: Path, split: str) -> Sequence[File] | None:
         """The split as the authors publish it, if its files are there."""
         return None
-
-    def parse(self, row: Row, split: str, number: int) -> Question:
-        """What row number `number` of a split means. Raises ValueError for what is wrong with it, without the place."""
-        raise NotImplementedError
 
     def locate(self, path: str, split: str, revision: str) -> Path:
         """The local file or folder at `path`, or where the hub's files of the split were put."""
@@ -107,28 +102,6 @@ class Published(Benchmark):
         for file in rows.files:
             lean = Parquet(file.path, columns) if isinstance(file, Parquet) else file
             yield from (lean.row(number) for number in range(len(lean)))
-
-    def count(self) -> int:
-        """How many there are."""
-        return len(self.rows)
-
-    def read(self, number: int) -> Question:
-        """Question number `number`. Raises ValueError naming the file and the row."""
-        return self._read(self.rows, number, self.split)
-
-    def pool_count(self) -> int:
-        """How many questions there are to draw examples from."""
-        return 0 if self.pool is None else len(self.pool)
-
-    def pool_read(self, number: int) -> Question:
-        """Question number `number` of those that examples are drawn from."""
-        assert self.pool is not None
-        return self._read(self.pool, number, self.pool_split)
-
-    def _read(self, rows: Rows, number: int, split: str) -> Question:
-        row = rows[number]
-        with naming(row.place):
-            return self.parse(row, split, number)
 
 
 def _patterns(name: str, folder: str) -> list[str]:

@@ -46,7 +46,7 @@ class Guard:
         self.service.active += 1
         try:
             self._check(scope)
-            await self.app(scope, self._bounded(scope, receive), noted)
+            await self.app(scope, self._bounded(receive), noted)
         except Exception as error:
             if started:
                 raise  # half an answer: the line is cut
@@ -88,7 +88,7 @@ class Guard:
     def _too_large(self) -> Failed:
         return Failed(413, f"a request has at most {self.limits.body_bytes} bytes here")
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+    def _bounded(self, receive: Receive) -> Receive:
         """The same request, as long as it keeps to its limits of bytes and time."""
         left = self.limits.body_bytes
         end = asyncio.get_running_loop().time() + self.limits.body_seconds

@@ -7,10 +7,11 @@ or `images` (paths beside the file, URLs, or bytes), `choices` (a list; the answ
 import dataclasses
 from typing import Any
 
-from vlmlab.data.files import Row, naming
-from vlmlab.data.rows import Rows, open_rows
-from vlmlab.evaluate.benchmarks import Benchmark, BenchmarkConfig, Question
+from vlmlab.data.files import Row
+from vlmlab.data.rows import open_rows
+from vlmlab.evaluate.benchmarks import BenchmarkConfig, Parts, Question
 from vlmlab.evaluate.metrics import MetricConfig, Reference, exact
+from vlmlab.evaluate.of_rows import OfRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Config(BenchmarkConfig):
     max_new_tokens: int = 64
 
 
-class Own(Benchmark):
+class Own(OfRows):
     """Questions from a file of one's own."""
 
     def __init__(self, config: Config) -> None:
@@ -32,44 +33,17 @@ class Own(Benchmark):
         self.metric, self.variant = config.metric.name, config.metric.variant
         self.max_new_tokens = config.max_new_tokens
 
-    def count(self) -> int:
-        """How many there are."""
-        return len(self.rows)
-
-    def read(self, number: int) -> Question:
-        """Question number `number`. Raises ValueError naming the file and the row."""
-        return _read(self.rows, number)
-
-    def pool_count(self) -> int:
-        """How many questions there are to draw examples from."""
-        return 0 if self.pool is None else len(self.pool)
-
-    def pool_read(self, number: int) -> Question:
-        """Question number `number` of those that examples are drawn from."""
-        assert self.pool is not None
-        return _read(self.pool, number)
-
-
-def _read(rows: Rows, number: int) -> Question:
-    row = rows[number]
-    with naming(row.place):
-        return _question(row, number)
-
-
-def _question(row: Row, number: int) -> Question:
-    values = row.values
-    answers = _texts(row["answers"], "answers")
-    if not answers:
-        raise ValueError("column 'answers' is empty: name what counts as right")
-    reference = Reference(answers, _texts(values.get("choices") or [], "choices"))
-    if reference.choices and not {*answers} & {*reference.letters, *reference.choices}:
-        raise ValueError(f"its answer {answers[0]!r} is none of {', '.join(reference.letters)}")
-    return Question(
-        str(values.get("id", number)),
-        (*row.pictures(), row.text("question")),
-        reference,
-        str(values.get("kind") or ""),
-    )
+    def parse(self, row: Row, split: str, number: int) -> Question:
+        """A question, which may have pictures and choices."""
+        values = row.values
+        answers = _texts(row["answers"], "answers")
+        if not answers:
+            raise ValueError("column 'answers' is empty: name what counts as right")
+        reference = Reference(answers, _texts(values.get("choices") or [], "choices"))
+        if reference.choices and not {*answers} & {*reference.letters, *reference.choices}:
+            raise ValueError(f"its answer {answers[0]!r} is none of {', '.join(reference.letters)}")
+        parts: Parts = (*row.pictures(), row.text("question"))
+        return Question(str(values.get("id", number)), parts, reference, str(values.get("kind") or ""))
 
 
 def _texts(value: Any, column: str) -> tuple[str, ...]:

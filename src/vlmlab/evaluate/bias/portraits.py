@@ -6,7 +6,7 @@ Stable Bias   image, and words: gender_phrase, ethnicity_phrase, as in m4-bias-e
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from vlmlab.batch import Message, Picture, Sample
 from vlmlab.data.files import Row, naming
@@ -36,7 +36,7 @@ class Portrait:
         return Sample((Message("user", (self.picture, prompt)),))
 
 
-class Portraits(Sequence[Portrait]):
+class Portraits:
     """The portraits of a folder, file or pattern, up to `limit` of them spread evenly (0: all).
 
     Raises ValueError naming the file, the row and the column at fault.
@@ -51,7 +51,10 @@ class Portraits(Sequence[Portrait]):
     def __len__(self) -> int:
         return self.chosen
 
-    def __getitem__(self, index: int) -> Portrait:  # type: ignore[override]  # one at a time: slices are not needed
+    def __iter__(self) -> Iterator[Portrait]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Portrait:
         if not 0 <= index < self.chosen:
             raise IndexError(index)
         number = index * len(self.rows) // self.chosen

@@ -1,6 +1,6 @@
 """Asking a model about every portrait, with every prompt; what was answered is kept, so that nothing is asked twice."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from vlmlab.evaluate.answering import Answerer, Job, Writing, key, sample_plain
 from vlmlab.evaluate.bias import PROMPTS
@@ -13,7 +13,7 @@ Judge = Callable[[Sequence[str]], list[float]]
 
 
 def ask(
-    portraits: Sequence[Portrait],
+    portraits: Iterable[Portrait],
     answerer: Answerer,
     writing: Writing,
     known: Known,
