@@ -3,8 +3,11 @@
 import errno
 
 import pytest
+import safetensors.torch
+import torch
 
 from vlmlab import writing
+from vlmlab.hub import files
 
 
 def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(tmp_path):
@@ -25,4 +28,15 @@ def test_a_folder_is_not_written_over(tmp_path):
     with pytest.raises(IsADirectoryError) as error:
         writing.write_text(tmp_path, "text")
     assert error.value.filename == str(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path, monkeypatch):
+    def full(*told, **more):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(OSError, match=f"{path}: cannot be written: .*No space left on device"):
+        files.write_weights(path, {"weight": torch.zeros(2)})
     assert list(tmp_path.iterdir()) == []
