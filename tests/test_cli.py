@@ -336,3 +336,12 @@ def test_wrong_words_are_one_line_where_no_boxes_can_be_drawn():
         done.stderr
         == "vlmlab: Error parsing --tell: could not convert string to float: 'x'; see vlmlab compare --help\n"
     )
+
+
+def test_commands_keep_fewer_kernels_unless_the_environment_says_how_many(monkeypatch, capsys):
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")  # put back at the end
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    assert cli.main(["--version"]) == 0
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "256"

@@ -109,7 +109,7 @@ def verdicts(run: Run, found: Findings) -> dict[str, tuple[bool, str]]:
     """What is judged: whether it is good, and what was seen."""
     tally, figures = run.tally, run.figures
     memory = watch.growth([look.memory for look in run.looks])
-    most = watch.allowed(run.seconds)
+    most = watch.TOLERANCE
     errors = [key for key in figures if re.fullmatch(r"http_responses_total 5\d\d", key)]
     left = {name: figures[name] for name in watch.IDLE if figures[name]}
     descriptors = run.after.descriptors - run.before.descriptors

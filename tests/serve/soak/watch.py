@@ -13,19 +13,8 @@ from serve.hostile import memory
 from serve.soak.asked import Request
 from serve.soak.clients import Call
 
-TOLERANCE, SHORT = 0.05, 0.25
-"""By how much the last third of a run may be above the second: in one of `LONG` seconds or more, and in a shorter one.
-
-oneDNN keeps the last thousand or so of its kernels, one for each number of rows of each product. Requests of all sizes
-fill that in some minutes: until then the memory of any model on a CPU grows, and only what leaks fast can be told.
-"""
-
-LONG = 600.0
-
-
-def allowed(seconds: float) -> float:
-    """By how much the memory may grow in a run of so many seconds."""
-    return TOLERANCE if seconds >= LONG else SHORT
+TOLERANCE = 0.05
+"""By how much the last third of a run may be above the second."""
 
 
 @dataclasses.dataclass(frozen=True)
