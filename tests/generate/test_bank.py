@@ -76,6 +76,18 @@ def test_what_adapters_have_in_common_is_computed_once(folders):
     assert again.cost.reused_tokens > 10
 
 
+def test_a_look_is_taken_under_the_adapter(folders):
+    engine, alone = loaded(folders), build()
+    files.read(alone.model, folders["full"])
+    under = engine.look(question(), [5, 6, 7], adapter="full").result()
+    torch.testing.assert_close(under.maps, alone.look(question(), [5, 6, 7]).result().maps)
+    plain = build().look(question(), [5, 6, 7]).result()
+    assert not torch.allclose(plain.maps[0], under.maps[0], atol=1e-3)
+    torch.testing.assert_close(engine.look(question(), [5, 6, 7]).result().maps, plain.maps)
+    with pytest.raises(NoAdapter, match="'other'"):
+        engine.look(question(), [5], adapter="other")
+
+
 def test_rows_under_different_adapters_share_a_step(folders, right):
     engine, names, under = loaded(folders, chunk=300), ("", "text", "rows", "full"), []
     scheduler = engine._build(4, 300, None)

@@ -24,6 +24,9 @@ from vlmlab.model.vlm import VLM
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 """What an adapter may be called."""
 
+CONFIG_BYTES = 1 << 20
+"""The most that an adapter's settings may have."""
+
 Made = TypeVar("Made")
 Between = Callable[[Callable[[], Made]], Made]
 """Does some work between two rounds of the engine, and returns what came of it."""
@@ -122,7 +125,10 @@ class Bank:
             keys = {one.key for one in (*self.named.values(), *self.leaving)}
             if not keys.issuperset(adapters.names(self.model)):
                 raise ValueError("the model has an adapter that acts for all: adapters by name need it without")
-            self._check_room(folder, sum(path.stat().st_size for path in folder.glob(files.WEIGHTS)))
+            sizes = {path.name: path.stat().st_size for path in folder.glob("adapter_*") if path.is_file()}
+            if sizes.get(files.CONFIG, 0) > CONFIG_BYTES:
+                raise ValueError(f"{folder / files.CONFIG} has {sizes[files.CONFIG]:,} bytes: it is no config")
+            self._check_room(folder, sizes.get(files.WEIGHTS, 0))
             made = Loaded.of(name, next(self._keys), files.find(self.model, folder))
             self._check_room(folder, made.nbytes)
             _check_acts(self.model, folder, made)

@@ -225,6 +225,7 @@ class Engine:
         if self._worker is not None:
             self._worker.close(drain)
             self._worker = None
+            self.bank.act(())
 
     def __enter__(self) -> "Engine":
         """The engine, started."""

@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ FREE = {
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
 def _is_rank(value: Any) -> bool:
@@ -368,7 +367,7 @@ def _sorted(model: VLM, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[s
 
 def _parameters(model: VLM) -> dict[str, nn.Parameter]:
     """The parameters of a model without those of its adapters, by the paths that a plain model has."""
-    found = {}
+    found: dict[str, nn.Parameter] = {}
     for path, module in model.named_modules():
         if isinstance(module, LowRank):
             continue
@@ -413,6 +412,6 @@ def _pattern(config: Mapping[str, Any], key: str, theirs: str, otherwise: float 
         try:
             if re.match(rf"(.*\.)?({pattern})$", theirs):
                 return value
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{key}: {pattern!r} is no pattern ({error})") from None
     return otherwise
