@@ -33,6 +33,14 @@ class Serving:
     """What clients may call the model too; `tgi` is another name of it."""
     adapter: Annotated[str, arg(metavar="FOLDER|HUB-ID", help_behavior_hint="(default: none)")] = ""
     """An adapter to let act in it, in PEFT's files: its folder, a run's, or a name on the hub."""
+    adapters: Annotated[
+        tuple[str, ...], arg(metavar="NAME=FOLDER [NAME=FOLDER ...]", help_behavior_hint="(default: none)")
+    ] = ()
+    """Adapters that requests may ask for by name, as their model."""
+    adapters_from: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: not at all)")] = None
+    """Let clients load adapters from folders inside of this one, and unload any, while the server runs."""
+    adapters_memory: int = 1024
+    """So many MiB may adapters with names take together."""
     rows: int = 16
     """How many answers are written at a time."""
     context: Annotated[
@@ -100,12 +108,12 @@ def serve(
     import logging
 
     from vlmlab.generate.engine import Engine
-    from vlmlab.hub.load import load
+    from vlmlab.hub.load import load, locate
     from vlmlab.serve.media import Pictures
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = model or "nano"
-    adapter = adapter_folder(serving.adapter)
+    adapter, adapters = adapter_folder(serving.adapter), adapters_of(serving)
     where, dtype = serving.device or best_device(), torch_dtype(serving.dtype)
     quantizer = configured(serving.quantize).build() if serving.quantize else None
     loaded, processor = load(model_folder(name), device=where, dtype=dtype, adapter=adapter, quantize=quantizer)
@@ -113,12 +121,24 @@ def serve(
     positions = loaded.config.language.positions
     if serving.context > positions:
         raise ValueError(f"--context must be {positions} or less, the positions of {name}, not {serving.context}")
-    engine = Engine(loaded, processor, serving.rows, serving.memory << 20, serving.context or None, queue=serving.queue)
+    engine = Engine(
+        loaded,
+        processor,
+        serving.rows,
+        serving.memory << 20,
+        serving.context or None,
+        queue=serving.queue,
+        adapter_memory=serving.adapters_memory << 20,
+    )
     called = Path(name).name if Path(name).is_dir() else name
+    names = tuple(dict.fromkeys([called, *([serving.name] if serving.name else [])]))
+    for own, folder in adapters.items():
+        if own in names:
+            raise ValueError(f"--adapters {own}: that is the model's own name")
+        size = engine.load_adapter(own, locate(folder)).nbytes
+        logging.getLogger("vlmlab.serve").info("the adapter %s takes %d bytes", own, size)
     with Pictures(policy) as pictures:
-        service = Service(
-            engine, tuple(dict.fromkeys([called, *([serving.name] if serving.name else [])])), limits, pictures
-        )
+        service = Service(engine, names, limits, pictures)
         running.Server(app.create(service), service, serving.host, serving.port).run()
 
 
@@ -138,6 +158,7 @@ def limits_of(serving: Serving) -> "Limits":
         drain_seconds=serving.drain,
         chat=serving.chat,
         log_prompts=serving.log_prompts,
+        adapters_from=serving.adapters_from,
     )
 
 
@@ -150,6 +171,7 @@ def _check(serving: Serving) -> None:
     for option, value, least in (
         ("--rows", serving.rows, 1),
         ("--memory", serving.memory, 0),
+        ("--adapters-memory", serving.adapters_memory, 1),
         ("--queue", serving.queue, 1),
         ("--max-new-tokens", serving.max_new_tokens, 1),
         ("--max-pictures", serving.max_pictures, 1),
@@ -164,6 +186,19 @@ def _check(serving: Serving) -> None:
     for name in serving.names:
         if not re.fullmatch(r"[^/\s:]+|\[[0-9a-fA-F:.]+\]", name):
             raise ValueError(f"--names {name}: write a name as example.org, without scheme, port or path")
+
+
+def adapters_of(serving: Serving) -> dict[str, str]:
+    """The folders or hub ids of the adapters with names, by those. Raises ValueError for what cannot be."""
+    if serving.adapter and (serving.adapters or serving.adapters_from):
+        raise ValueError("--adapter acts for all requests, --adapters and --adapters-from for those that ask: say one")
+    found: dict[str, str] = {}
+    for item in serving.adapters:
+        name, _, folder = item.partition("=")
+        if not name or not folder or name in found:
+            raise ValueError(f"--adapters {item}: say NAME=FOLDER, each name once")
+        found[name] = adapter_folder(folder) or folder
+    return found
 
 
 def policy_of(serving: Serving) -> "Policy":

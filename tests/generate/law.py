@@ -1,7 +1,8 @@
 """The law of equal answers: what a request writes does not change with batch, cache, chunking or order.
 
 Every answer of many random mixes is held against the same request read whole and written alone: logits within `BOUND`,
-and every greedy token the same, except where the two likeliest were closer than that. It runs without the tests' type
+and every greedy token the same, except where the two likeliest were closer than that. A request under an adapter is
+held against a model that was loaded with that adapter and no other. It runs without the tests' type
 checks, which would take most of the time; by hand, for as many mixes as you like:
 
     PYTHONPATH=tests python -m generate.law interleave 1000
@@ -11,10 +12,12 @@ import dataclasses
 import itertools
 import random
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
-from generate import tiny
+from generate import adapting, tiny
 from vlmlab.batch import Batch, Sample
 from vlmlab.generate import slots
 from vlmlab.generate.answers import Answer, Handle, Settings
@@ -22,10 +25,17 @@ from vlmlab.generate.decoding import DecodingConfig, Request, beam, sample
 from vlmlab.generate.engine import Engine
 from vlmlab.generate.session import Session
 from vlmlab.generate.sights import Sights
+from vlmlab.hub import adapters
 
 BOUND = 1e-4
 LIMIT = 5
-KINDS = {"interleave": ("interleave", None), "window": ("interleave", 24), "cross_attention": ("cross_attention", None)}
+KINDS = {
+    "interleave": ("interleave", None, ()),
+    "window": ("interleave", 24, ()),
+    "cross_attention": ("cross_attention", None, ()),
+    "adapters": ("interleave", None, adapting.KINDS),
+    "adapters of cross_attention": ("cross_attention", None, adapting.KINDS),
+}
 WAYS = [None, None, None, sample.Config(temperature=1.5), beam.Config(beams=2)]
 
 
@@ -113,9 +123,9 @@ def ties(engine: Engine, answer: Answer, alone: Alone) -> int:
 class Mix:
     """One random mix: requests arrive and are given up at any time, on a scheduler of any size."""
 
-    def __init__(self, engine: Engine, samples: list[Sample], seed: int) -> None:
+    def __init__(self, engine: Engine, cases: list[tuple[Sample, str]], seed: int) -> None:
         self.draw = random.Random(seed)
-        self.engine, self.samples = engine, samples
+        self.engine, self.cases = engine, cases
         engine.sights = Sights(engine.model, engine.processor.config, self.draw.choice([0, 3000, 1 << 20]))
         self.scheduler = engine._build(self.draw.randint(2, 5), 200, None)
         self.scheduler.chunk = self.draw.choice([5, 12, 30, 64, 512])
@@ -124,11 +134,12 @@ class Mix:
         self.cancelled = {"waiting": 0, "reading": 0, "writing": 0}
 
     def arrive(self) -> None:
-        number = self.draw.randrange(len(self.samples))
+        number = self.draw.randrange(len(self.cases))
+        sample, adapter = self.cases[number]
         way = self.draw.choice(WAYS)
         limit = LIMIT if way == WAYS[4] else self.draw.randint(1, LIMIT)  # a shorter search is another search
-        settings = Settings(limit, way, seed=number, logprobs=3 if way is None else None)
-        [job] = self.engine._jobs([self.samples[number]], settings, 0)
+        settings = Settings(limit, way, seed=number, logprobs=3 if way is None else None, adapter=adapter)
+        [job] = self.engine._jobs([sample], settings, 0)
         self.scheduler.add(job)
         self.asked.append((number, settings, job.handle))
 
@@ -157,21 +168,39 @@ class Mix:
         assert gauges.finished + gauges.cancelled == len(self.asked)
 
 
+def build(kind: str) -> tuple[Engine, dict[str, Engine], list[tuple[Sample, str]]]:
+    """An engine, one for each adapter that holds it alone (and one without), and the requests with their adapters."""
+    fusion, window, names = KINDS[kind]
+
+    def one() -> Engine:
+        changes = {"language.window": window, "language.layers": 2, "vision.layers": 1}
+        model = tiny.build(fusion=fusion, dtype=torch.float32, changes=changes)
+        return Engine(
+            model, tiny.processor(model, frame="<fake_token_around_image>" if fusion == "interleave" else None)
+        )
+
+    engine, under = one(), {"": one()}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            place = adapting.write(one().model, name, Path(folder) / name)
+            engine.load_adapter(name, place)
+            under[name] = one()
+            adapters.read(under[name].model, place)
+    samples = pool() if not names else [pool()[at] for at in (0, 2, 3, 6, 7, 9)]
+    return engine, under, [(sample, name) for sample in samples for name in ("", *names)]
+
+
 class Law:
     """A model, its requests, and what each of them writes alone."""
 
     def __init__(self, kind: str) -> None:
-        fusion, window = KINDS[kind]
-        changes = {"language.window": window, "language.layers": 2, "vision.layers": 1}
-        model = tiny.build(fusion=fusion, dtype=torch.float32, changes=changes)
-        frame = "<fake_token_around_image>" if fusion == "interleave" else None
-        self.engine, self.samples = Engine(model, tiny.processor(model, frame=frame)), pool()
-        self.alone = [greedy_alone(self.engine, one) for one in self.samples]
+        self.engine, under, self.cases = build(kind)
+        self.alone = [greedy_alone(under[adapter], one) for one, adapter in self.cases]
         for one, other in itertools.combinations(self.alone, 2):
             assert (one.logits[0] - other.logits[0]).abs().max() > 100 * BOUND, "a crossed answer would not be seen"
         self.others = {
-            (number, way): written_alone(self.engine, one, way, number)
-            for number, one in enumerate(self.samples)
+            (number, way): written_alone(under[adapter], one, way, number)
+            for number, (one, adapter) in enumerate(self.cases)
             for way in WAYS[3:]
         }
         self.parted = self.compared = self.tokens = self.reused = self.hits = 0
@@ -179,7 +208,7 @@ class Law:
 
     def hold(self, seed: int) -> None:
         """One random mix."""
-        mix = Mix(self.engine, self.samples, seed)
+        mix = Mix(self.engine, self.cases, seed)
         mix.run()
         for number, settings, handle in mix.asked:
             answer = handle.result(0.0)
@@ -206,7 +235,8 @@ def main(kind: str, mixes: int) -> None:
     law = Law(kind)
     for seed in range(mixes):
         law.hold(seed)
-    assert law.compared > mixes and law.reused > 10 * mixes and law.hits > mixes // 2, "the mixes are too plain"
+    shared = 10 if len(law.cases) == len(pool()) else 2  # beginnings are shared under one adapter only
+    assert law.compared > mixes and law.reused > shared * mixes and law.hits > mixes // 2, "the mixes are too plain"
     assert min(law.gone.values()) > 0, law.gone
     print(
         f"{mixes} mixes: {law.parted} of {law.compared} greedy answers parted at a tie; {law.tokens} tokens written, "

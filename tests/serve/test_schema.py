@@ -29,6 +29,15 @@ def test_no_request_meets_a_server_error(talking):
         meet(operation.as_strategy())
 
 
+def test_nor_where_adapters_come_and_go(decoders, tmp_path):
+    with server.serving(Pictures(Policy(), decoders), Limits(adapters_from=tmp_path)) as served:
+        described = schemathesis.openapi.from_url(served.url + "/openapi.json").include(path_regex="lora_adapter")
+        operations = [result.ok() for result in described.get_all_operations()]
+        assert {operation.path for operation in operations} == {"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
+        for operation in operations:
+            meet(operation.as_strategy())
+
+
 def meet(cases):
     @hypothesis.given(case=cases)
     @hypothesis.settings(max_examples=CASES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))

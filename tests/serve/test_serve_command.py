@@ -14,6 +14,7 @@ import urllib.request
 
 import pytest
 
+from generate import adapting
 from serve import server
 from vlmlab import cli
 from vlmlab.batch import Sample
@@ -107,6 +108,28 @@ def test_a_model_served_in_few_bits_answers_as_it_does_offline(folder):
     assert answer["choices"][0]["message"]["content"] == right.lstrip()
 
 
+def test_adapters_are_served_by_their_names(folder, tmp_path):
+    place = adapting.write(server.engine().model, "eyes", tmp_path / "mine")
+    words = ["--adapters", f"mine={place}", "--adapters-from", str(tmp_path)]
+    with running(folder, *words) as (_, url):
+        asked = json.dumps({"lora_name": "again", "lora_path": "mine"}).encode()
+        request = urllib.request.Request(url + "/v1/load_lora_adapter", asked, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.read().startswith(b"Success: LoRA adapter 'again' added successfully")
+        engine = server.engine()
+        engine.load_adapter("mine", place)
+        expected = engine.generate([Sample.from_messages([{"role": "user", "content": "hello"}])], 8, adapter="mine")
+        assert expected != [server.offline("hello", 8)]
+        for name in ("mine", "again"):
+            answer = post(url + "/v1/chat/completions", chat("hello", max_tokens=8) | {"model": name})
+            assert answer["choices"][0]["message"]["content"] == expected[0].lstrip()
+
+
+def test_an_adapter_is_not_called_as_the_model_is(folder, capsys):
+    assert cli.main(["serve", str(folder), "--device", "cpu", "--adapters", "tiny-model=x"]) == 2
+    assert "--adapters tiny-model: that is the model's own name" in capsys.readouterr().err
+
+
 def test_a_second_signal_ends_it_at_once(folder):
     with running(folder, "--context", "4000") as (process, url):
         body = json.dumps(chat("hi", max_tokens=3900, stream=True)).encode()
@@ -135,6 +158,11 @@ def test_a_second_signal_ends_it_at_once(folder):
         (["--cors", "https://example.org/"], "--cors https://example.org/: write a site as browsers do"),
         (["--names", "http://example.org"], "--names http://example.org: write a name as example.org"),
         (["--host", "300.1.1.1"], "cannot listen at --host 300.1.1.1 --port 8000"),
+        (["--adapters", "a"], "--adapters a: say NAME=FOLDER"),
+        (["--adapters", "a=x", "a=y"], "--adapters a=y: say NAME=FOLDER, each name once"),
+        (["--adapters", "a=x", "--adapter", "y"], "--adapter acts for all requests"),
+        (["--adapters-from", "x", "--adapter", "y"], "x is no folder to load adapters from"),
+        (["--adapters-memory", "0"], "--adapters-memory must be 1 or more"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(folder, words, says, capsys):

@@ -18,7 +18,8 @@ class Settings:
     they may cost. With `logprobs` every token comes with its log-probability and those of that many likeliest ones.
     `allowed` constrains what is written: given the tokens written so far it returns a mask [w] over the vocabulary,
     True for what may follow (an end token too, where the text may end), or None where all may. It is called in the
-    engine's thread, once for each token, and what it raises fails this request.
+    engine's thread, once for each token, and what it raises fails this request. `adapter` names the one that acts for
+    this request (none by default).
     """
 
     max_new_tokens: int = 128
@@ -28,6 +29,7 @@ class Settings:
     options: Options | None = None
     logprobs: int | None = None
     allowed: Allowed | None = None
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -105,6 +107,10 @@ class TooLong(ValueError):
     def __init__(self, message: str, fits: int) -> None:
         super().__init__(message)
         self.fits = fits
+
+
+class NoAdapter(ValueError):
+    """There is no adapter of the name that a request asks for."""
 
 
 class Overloaded(Exception):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from weakref import WeakValueDictionary
 
@@ -12,7 +13,8 @@ import torch
 
 from vlmlab.batch import Sample
 from vlmlab.generate import looking
-from vlmlab.generate.answers import Answer, Cost, Handle, Settings, TooLong
+from vlmlab.generate.answers import Answer, Cost, Handle, NoAdapter, Settings, TooLong
+from vlmlab.generate.bank import Bank, Loaded
 from vlmlab.generate.decoding import Decoding, DecodingConfig, Ended, Request, greedy
 from vlmlab.generate.job import Job, Prompt
 from vlmlab.generate.scheduler import Gauges, Scheduler
@@ -40,6 +42,9 @@ class Engine:
     Visual tokens are kept by picture content (up to `memory` bytes, the longest unused dropped first), so that a
     picture is read once however often it comes back; so is what a request has in common with the beginning of another
     that is still in the cache. Prompts are read `chunk` tokens at a time, between steps of the requests being written.
+
+    Adapters may be loaded by name, of up to `adapter_memory` bytes together. A request may ask for one: it then acts
+    for that request alone.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Engine:
         capacity: int | None = None,
         queue: int = 64,
         chunk: int = 512,
+        adapter_memory: int = 1 << 30,
     ) -> None:
         if rows < 1 or queue < 1 or chunk < 1 or (capacity is not None and capacity < 2):
             raise ValueError(
@@ -59,6 +65,7 @@ class Engine:
             )
         self.model, self.processor = model.eval(), processor
         self.rows, self.capacity, self.queue, self.chunk = rows, capacity, queue, chunk
+        self.bank = Bank(model, adapter_memory)
         self.positions = model.config.language.positions
         self.sights = Sights(model, processor.config, memory)
         self.banned = torch.tensor(processor.never_written, dtype=torch.long, device=model.device)
@@ -76,9 +83,10 @@ class Engine:
         stop: Sequence[str] = (),
         seed: int = 0,
         options: Options | None = None,
+        adapter: str = "",
     ) -> list[str]:
         """The text written after each sample. `decoding` is greedy by default; see `answers` for the rest."""
-        return [a.text for a in self.answers(samples, max_new_tokens, decoding, stop, seed, options)]
+        return [a.text for a in self.answers(samples, max_new_tokens, decoding, stop, seed, options, adapter)]
 
     def answers(
         self,
@@ -88,6 +96,7 @@ class Engine:
         stop: Sequence[str] = (),
         seed: int = 0,
         options: Options | None = None,
+        adapter: str = "",
     ) -> list[Answer]:
         """What was written after each sample, in order.
 
@@ -95,7 +104,7 @@ class Engine:
         sample's draws; the next sample has the next seed. Raises ValueError for a prompt that does not fit the model's
         positions.
         """
-        settings = Settings(max_new_tokens, decoding, stop, seed, options)
+        settings = Settings(max_new_tokens, decoding, stop, seed, options, adapter=adapter)
         handles: list[Handle] = []
         scheduler: Scheduler | None = None
         try:
@@ -126,12 +135,13 @@ class Engine:
         stop: Sequence[str] = (),
         seed: int = 0,
         options: Options | None = None,
+        adapter: str = "",
     ) -> Iterator[str]:
         """The text written after one sample, in pieces as it comes; together they are what `generate` returns.
 
         A piece never holds half a character, nor anything that might still turn out to begin a stop string.
         """
-        settings = Settings(max_new_tokens, decoding, stop, seed, options)
+        settings = Settings(max_new_tokens, decoding, stop, seed, options, adapter=adapter)
         if self._method(settings).views > 1:
             raise ValueError("beam search knows its text only at the end; stream with greedy or sample")
         [job] = self._jobs([sample], settings, 0)
@@ -157,8 +167,8 @@ class Engine:
 
         Its text and pictures are prepared here, in the calling thread: an asyncio server should call this through
         `asyncio.to_thread`. Raises ValueError for a request that cannot be served (a picture that cannot be read),
-        TooLong, which is one, for a request that can never fit, with what would, Overloaded when too many wait, and
-        RuntimeError when the engine is not started.
+        TooLong, which is one, for a request that can never fit, with what would, NoAdapter, which is one too,
+        Overloaded when too many wait, and RuntimeError when the engine is not started.
         """
         worker = self._worker
         if worker is None:
@@ -169,11 +179,16 @@ class Engine:
         return job.handle
 
     def look(
-        self, sample: Sample, written: Sequence[int] | None = None, options: Options | None = None
+        self,
+        sample: Sample,
+        written: Sequence[int] | None = None,
+        options: Options | None = None,
+        adapter: str = "",
     ) -> Future[looking.Looks]:
         """Where an answer's tokens looked in its pictures, found by reading it once more; see `looking`.
 
-        `sample` is the prompt and `written` the tokens of its answer; or `sample` ends with the answer. A started
+        `sample` is the prompt and `written` the tokens of its answer; or `sample` ends with the answer. `adapter` names
+        the one that acted for it. A started
         engine does this between two rounds of its requests, else it is done when this returns. May be called from any
         thread. Raises ValueError for what cannot be looked into, TooLong where it does not fit, Overloaded when too
         many looks wait.
@@ -181,12 +196,21 @@ class Engine:
         asked = looking.question(self.processor, sample, written, options)
         tokens, grid = asked.encoded.tokens, asked.encoded.grid
         self._check(Cost(asked.start, sum(self.model.count(torch.tensor(grid)))), len(tokens) - asked.start, 1)
-        work = partial(looking.look, self.model, self.processor, asked)
+        work = partial(self._look, asked, self.bank.called(adapter))
         if self._worker is not None:
             return self._worker.aside(work)
         done: Future[looking.Looks] = Future()
         done.set_result(work())
         return done
+
+    def _look(self, asked: looking.Question, adapter: Loaded | None) -> looking.Looks:
+        if adapter is not None and adapter.gone:
+            raise NoAdapter(f"the adapter {adapter.name!r} was unloaded before this look")
+        self.bank.act([adapter])
+        try:
+            return looking.look(self.model, self.processor, asked)
+        finally:
+            self.bank.act(())
 
     def start(self) -> "Engine":
         """Begin to serve `submit` from a thread of the engine's own; its cache is allocated here. Returns itself."""
@@ -201,6 +225,7 @@ class Engine:
         if self._worker is not None:
             self._worker.close(drain)
             self._worker = None
+            self.bank.act(())
 
     def __enter__(self) -> "Engine":
         """The engine, started."""
@@ -212,10 +237,43 @@ class Engine:
         """Cancel what is under way and end the thread."""
         self.close()
 
+    def load_adapter(self, name: str, folder: Path | str) -> Loaded:
+        """Load the adapter in a local folder of PEFT's files, to be asked for by `name`. May be called any time.
+
+        Files are read here, in the calling thread; others wait only while layers are wrapped. Raises ValueError for a
+        name that is taken or cannot be one, for files that are damaged, too large or do not fit the model, and for an
+        adapter that acts on nothing.
+        """
+        return self.bank.load(name, Path(folder), self._between)
+
+    def unload_adapter(self, name: str) -> Loaded:
+        """Let go of an adapter: from now on nobody can ask for it. Requests under way go on with it to their end, and
+        then its memory is free. Raises NoAdapter.
+        """
+        return self.bank.unload(name, lambda: self._between(self._settle))
+
+    def adapters(self) -> list[Loaded]:
+        """The adapters that may be asked for."""
+        return self.bank.listed()
+
     def gauges(self) -> Gauges:
         """How things stand; see `Gauges`. May be called from any thread."""
         scheduler = self._scheduler if self._worker is None else self._worker.scheduler
         return Gauges() if scheduler is None else scheduler.gauges()
+
+    def _between(self, work: Callable[[], None]) -> None:
+        """Do something where no round of the engine is under way."""
+        if self._worker is None:
+            work()
+        else:
+            self._worker.aside(work, most=None).result()
+
+    def _settle(self) -> None:
+        scheduler = self._scheduler if self._worker is None else self._worker.scheduler
+        if scheduler is None:
+            self.bank.settle(())
+        else:
+            scheduler.settle()
 
     def _method(self, settings: Settings) -> Decoding:
         config = greedy.Config() if settings.decoding is None else settings.decoding
@@ -243,8 +301,12 @@ class Engine:
     def _job(self, encoded: Encoded, settings: Settings, handle: Handle, seconds: float) -> Job:
         start = time.perf_counter()
         method = self._method(settings)
-        sights = [Sight.of(patches, size) for patches, size in zip(encoded.patches, encoded.grid, strict=True)]
-        prompt = Prompt(self.model, encoded.tokens, sights)
+        adapter = self.bank.called(settings.adapter)
+        under = "" if adapter is None else adapter.key
+        eye = under if adapter is not None and adapter.sees else ""
+        pictures = zip(encoded.patches, encoded.grid, strict=True)
+        sights = [Sight.of(patches, size, eye) for patches, size in pictures]
+        prompt = Prompt(self.model, encoded.tokens, sights, under)
         cost = Cost(len(prompt.tokens), sum(prompt.counts), images=len(sights))
         self._check(cost, settings.max_new_tokens, method.views)
         ended = self._ended(settings.stop)
@@ -257,6 +319,7 @@ class Engine:
             cost=dataclasses.replace(cost, prepare_seconds=seconds + time.perf_counter() - start),
             ends=self.ends,
             logprobs=self._logprobs(settings, method),
+            adapter=adapter,
         )
 
     def _check(self, cost: Cost, limit: int, views: int) -> None:
@@ -310,7 +373,7 @@ class Engine:
         return self._scheduler
 
     def _build(self, rows: int, capacity: int, queue: int | None) -> Scheduler:
-        return Scheduler(self.model, self.sights, self.banned, rows, capacity, self.chunk, queue)
+        return Scheduler(self.model, self.sights, self.bank, self.banned, rows, capacity, self.chunk, queue)
 
     @staticmethod
     def _give_up(handles: Sequence[Handle], scheduler: Scheduler | None) -> None:

@@ -76,18 +76,21 @@ class Steps:
 
     def __init__(self, model: VLM, cache: Cache) -> None:
         self.model, self.cache = model, cache
-        self.recorded: dict[tuple[int, int], Step] = {}
+        self.recorded: dict[tuple[int, int, str], Step] = {}
         self.pool: Any = None
 
-    def __call__(self, tokens: Sequence[int]) -> Float[Tensor, "b w"]:
-        """Add one token to each of the first rows; the logits of what follows."""
+    def __call__(self, tokens: Sequence[int], under: str | None = "") -> Float[Tensor, "b w"]:
+        """Add one token to each of the first rows; the logits of what follows.
+
+        A step is recorded for each adapter that the model is `under`, and not at all for None.
+        """
         rows = len(tokens)
-        if self.model.device.type != "cuda" or not self.model.fusion.recordable:
+        if under is None or self.model.device.type != "cuda" or not self.model.fusion.recordable:
             step = Step(self.model, self.cache, rows)
             step.load(tokens)
             logits = step.run()
         else:
-            shape = (min(1 << (rows - 1).bit_length(), self.cache.slots), self.cache.extent(rows))
+            shape = (min(1 << (rows - 1).bit_length(), self.cache.slots), self.cache.extent(rows), under)
             step = self.recorded.get(shape) or Step(self.model, self.cache, shape[0])
             step.load(tokens)
             if step.graph is None:
@@ -97,3 +100,7 @@ class Steps:
             logits = step.replay()
         self.cache.advance(range(rows), [1] * rows)
         return logits
+
+    def forget(self, under: str) -> None:
+        """Drop the steps recorded under an adapter that is let go."""
+        self.recorded = {shape: step for shape, step in self.recorded.items() if shape[2] != under}

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlmlab.generate.answers import Answer, Cost, Handle, Said, Scored
+from vlmlab.generate.bank import Loaded
 from vlmlab.generate.decoding import Decoding, Request
 from vlmlab.generate.sights import Sight
 from vlmlab.generate.slots import Key, Slot
@@ -20,10 +21,11 @@ from vlmlab.model.vlm import VLM
 class Prompt:
     """A prompt as the model reads it: its tokens, and which images stand where.
 
-    `counts` says how many visual tokens each image becomes, `keys` what stands at each position.
+    `counts` says how many visual tokens each image becomes, `keys` what stands at each position. Under another adapter
+    (`under` is its key) no document begins alike.
     """
 
-    def __init__(self, model: VLM, tokens: list[int], sights: Sequence[Sight]) -> None:
+    def __init__(self, model: VLM, tokens: list[int], sights: Sequence[Sight], under: str = "") -> None:
         self.tokens, self.sights = tokens, list(sights)
         grid = torch.tensor([sight.size for sight in sights]).reshape(-1, 2)
         self.counts = model.count(grid) if sights else []
@@ -38,6 +40,8 @@ class Prompt:
         for sight, (first, last) in zip(self.sights, itertools.pairwise(self.firsts), strict=True):
             for seat in self.seats[first:last]:
                 self.keys[seat] = sight.key
+        if under:
+            self.keys[0] = f"{under} {self.keys[0]!r}".encode()
         self.visual: list[Tensor | None] = [None] * len(self.sights)
 
     def unseen(self, held: int) -> list[int]:
@@ -74,7 +78,10 @@ class Prompt:
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """One request under way. `began` counts the prompt tokens it was given by another; None until it may read."""
+    """One request under way, and the adapter that acts for it.
+
+    `began` counts the prompt tokens it was given by another; None until it may read.
+    """
 
     request: Request
     prompt: Prompt
@@ -84,6 +91,7 @@ class Job:
     cost: Cost
     ends: frozenset[int]
     logprobs: int | None = None
+    adapter: Loaded | None = None
     slots: list[Slot] = dataclasses.field(default_factory=list)
     live: list[Slot] = dataclasses.field(default_factory=list)
     began: int | None = None
@@ -93,6 +101,11 @@ class Job:
     queued: float = 0.0
     admitted: float | None = None
     first: float | None = None
+
+    @property
+    def eye(self) -> Loaded | None:
+        """The adapter that changes what this request sees in pictures, if its does."""
+        return self.adapter if self.adapter is not None and self.adapter.sees else None
 
     def mask(self, banned: Int[Tensor, " x"], width: int) -> Bool[Tensor, "b w"] | None:
         """What each of its rows may write, if that is constrained. Raises ValueError where nothing is left."""

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlmlab.batch import Batch
-from vlmlab.generate.answers import Overloaded
+from vlmlab.generate.answers import NoAdapter, Overloaded
+from vlmlab.generate.bank import Bank
 from vlmlab.generate.decoding import Decoding, Move
 from vlmlab.generate.job import Clock, Job
 from vlmlab.generate.session import Session
@@ -26,7 +27,8 @@ class Gauges:
     """How things stand, and what has happened so far: what a server's metrics show.
 
     `waiting` requests have no place yet, `reading` ones are being prefilled, `rows` of `slots` are written to.
-    `held_tokens` of `room_tokens` in the cache belong to requests under way. The rest count from the beginning.
+    `held_tokens` of `room_tokens` in the cache belong to requests under way. So many `adapters` may be asked for; they,
+    and those that are leaving, take `adapter_bytes`. The rest count from the beginning.
     """
 
     waiting: int = 0
@@ -44,6 +46,8 @@ class Gauges:
     written_tokens: int = 0
     images: int = 0
     image_hits: int = 0
+    adapters: int = 0
+    adapter_bytes: int = 0
 
 
 class Scheduler:
@@ -60,6 +64,7 @@ class Scheduler:
         self,
         model: VLM,
         sights: Sights,
+        bank: Bank,
         banned: Int[Tensor, " x"],
         slots: int,
         capacity: int,
@@ -69,7 +74,7 @@ class Scheduler:
     ) -> None:
         if min(slots, capacity, chunk) < 1:
             raise ValueError(f"rows, capacity and chunk must be 1 or more, not {slots}, {capacity} and {chunk}")
-        self.model, self.sights, self.clock = model, sights, clock
+        self.model, self.sights, self.bank, self.clock = model, sights, bank, clock
         self.slots = Slots(Session(model, slots, capacity))
         self.session = self.slots.session
         self.banned, self.chunk, self.queue = banned, chunk, queue
@@ -101,6 +106,8 @@ class Scheduler:
             slots=len(self.slots.table),
             held_tokens=sum(self.slots.held(slot) for slot in owned),
             room_tokens=len(self.slots.table) * self.capacity,
+            adapters=len(self.bank.listed()),
+            adapter_bytes=self.bank.held,
         )
 
     def check_queue(self) -> None:
@@ -109,9 +116,11 @@ class Scheduler:
             self._check_queue()
 
     def add(self, job: Job) -> None:
-        """Let a request wait for its place. Raises Overloaded when too many do."""
+        """Let a request wait for its place. Raises Overloaded when too many do, NoAdapter when its adapter is gone."""
         with self.lock:
             self._check_queue()
+            if job.adapter is not None and job.adapter.gone:
+                raise NoAdapter(f"the adapter {job.adapter.name!r} was unloaded before this request found a place")
             job.queued = self.clock()
             self.waiting.append(job)
 
@@ -130,7 +139,18 @@ class Scheduler:
         self._look()
         self._read()
         self._step()
+        if self.bank.leaving:
+            self.settle()
+        if not self.busy:
+            self.bank.act(())  # whoever else has the model finds it without adapters
         return self.busy
+
+    def settle(self) -> None:
+        """Let go of adapters that are leaving and that no request here uses. Call it between rounds."""
+        with self.lock:  # nobody comes in with an adapter that is about to go
+            gone = self.bank.settle(job.adapter for job in (*self.waiting, *self.reading, *self.writing))
+        for adapter in gone:
+            self.session.steps.forget(adapter.key)
 
     def give_up(self, error: Exception | None = None) -> None:
         """End every request, with an error or as if it were cancelled."""
@@ -184,12 +204,12 @@ class Scheduler:
                     looked.add(sight.key)
                     job.looked += 1
                 chosen.setdefault(job, []).append(at)
-        self._see(list(chosen.items()))
+        for eye in dict.fromkeys(job.eye for job in chosen):
+            self._see([(job, new) for job, new in chosen.items() if job.eye is eye])
 
     def _see(self, chosen: list[tuple[Job, list[int]]]) -> None:
-        if not chosen:
-            return
         try:
+            self.bank.act([chosen[0][0].eye])
             found = iter(self.sights.look([job.prompt.sights[at] for job, new in chosen for at in new]))
         except Exception as error:
             if len(chosen) == 1:
@@ -216,9 +236,13 @@ class Scheduler:
             if end > start and (ready == len(job.prompt.tokens) or end == start + room):
                 parts.append((job, start, end))
                 room -= end - start
-        if not parts:
-            return
+        for adapter in dict.fromkeys(job.adapter for job, _, _ in parts):
+            self._read_parts([part for part in parts if part[0].adapter is adapter])
+
+    def _read_parts(self, parts: Sequence[tuple[Job, int, int]]) -> None:
+        """Read parts of prompts that one adapter acts for, in one pass."""
         try:
+            self.bank.act([parts[0][0].adapter])
             logits = self._pass(parts)
         except Exception as error:
             for job, _, _ in parts:
@@ -251,20 +275,37 @@ class Scheduler:
         return self.session.read(batch, torch.cat(visual) if visual else None, counts, slots)
 
     def _step(self) -> None:
-        """Write one token of every row."""
-        rows = self.slots.rows
-        if not rows:
-            return
+        """Write one token of every row: in one pass, but for adapters that need their own."""
+        jobs = list(self.writing)
+        groups = [[jobs[at] for at in some] for some in self.bank.together([job.adapter for job in jobs])]
+        outcomes = [self._write(group) for group in groups]
+        for group, logits in zip(groups, outcomes, strict=True):
+            if isinstance(logits, Exception):
+                for job in group:
+                    self._end(job, logits)
+            else:
+                self._advance(group, logits)
+
+    def _write(self, jobs: Sequence[Job]) -> Float[Tensor, "b w"] | Exception:
+        """The logits of what follows in the rows of these requests, laid in their order; or what went wrong."""
+        owners = [(slot, job.adapter) for job in jobs for slot in job.live]
+        everyone = len(owners) == len(self.slots.rows)
+        if everyone:  # in their own order
+            order = [slot.index for slot, _ in owners]
+            owners.sort(key=lambda owner: owner[0].index)
+        slots = [slot for slot, _ in owners]
+        tokens = [slot.token for slot in slots]
         try:
-            logits = self.session.step([slot.token for slot in rows])
+            under = self.bank.act([adapter for _, adapter in owners])
+            if everyone:
+                logits = self.session.step(tokens, under)
+            else:
+                logits = self.session.step_some([slot.index for slot in slots], tokens)
         except Exception as error:
-            for job in list(self.writing):
-                self._end(job, error)
-            return
-        for slot in rows:
+            return error
+        for slot in slots:
             slot.keys.append(slot.token)
-        order = [slot.index for job in self.writing for slot in job.live]
-        self._advance(list(self.writing), logits if order == list(range(len(order))) else logits[order])
+        return logits[order] if everyone and order != list(range(len(order))) else logits
 
     def _advance(self, jobs: list[Job], logits: Float[Tensor, "b w"]) -> None:
         """Choose what follows in the rows of these requests, laid in their order; then let them go on, or end."""

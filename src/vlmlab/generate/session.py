@@ -50,10 +50,23 @@ class Session:
         return logits
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> Float[Tensor, "b w"]:
-        """Add one token to each row; the logits of what follows."""
+    def step(self, tokens: Sequence[int], under: str | None = "") -> Float[Tensor, "b w"]:
+        """Add one token to each row; the logits of what follows.
+
+        `under` names the model as it is now, for steps that are recorded: its adapter, or None for one of many states.
+        """
         assert len(tokens) == self.rows
-        return self.steps(tokens)
+        return self.steps(tokens, under)
+
+    @torch.inference_mode()
+    def step_some(self, rows: Sequence[int], tokens: Sequence[int]) -> Float[Tensor, "b w"]:
+        """Add one token to some rows; the logits of what follows in each."""
+        device = self.model.device
+        ids, places = (
+            torch.tensor(some, device=device)[:, None] for some in (tokens, [self.cache.lengths[row] for row in rows])
+        )
+        batch = Batch(ids, torch.ones_like(ids), places)
+        return self.read(batch, None, [], rows)
 
     def join(self, slot: int) -> int:
         """Make the document in `slot` a row in progress. Returns its slot now: what stood there stands in `slot`."""

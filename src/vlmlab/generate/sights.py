@@ -23,10 +23,14 @@ class Sight(NamedTuple):
     key: bytes
 
     @staticmethod
-    def of(patches: UInt8[Tensor, "p c"], size: tuple[int, int]) -> "Sight":
-        """An image with its fingerprint: two images have the same only if all their numbers and shapes are equal."""
+    def of(patches: UInt8[Tensor, "p c"], size: tuple[int, int], eye: str = "") -> "Sight":
+        """An image with its fingerprint: two have the same only if all their numbers and shapes are equal.
+
+        Nor do they where another `eye` looks at them: an adapter that changes what is seen, by its key.
+        """
         numbers = patches.contiguous().numpy()
-        return Sight(patches, size, hashlib.blake2b(numbers.data, key=str(size).encode(), digest_size=32).digest())
+        key = f"{size} {eye}".encode()
+        return Sight(patches, size, hashlib.blake2b(numbers.data, key=key, digest_size=32).digest())
 
 
 class Sights:

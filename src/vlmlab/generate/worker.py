@@ -48,16 +48,17 @@ class Worker:
                     self._news.wait()
             self._news.notify_all()
 
-    def aside(self, work: Callable[[], Any]) -> Future[Any]:
+    def aside(self, work: Callable[[], Any], most: int | None = ASIDES) -> Future[Any]:
         """Do something else with the model, alone, between two rounds of the requests; they wait for it.
 
-        Raises Overloaded when `ASIDES` pieces of such work wait already; RuntimeError when the worker is closed.
+        Raises Overloaded when `most` pieces of such work wait already (None: never); RuntimeError when the worker is
+        closed.
         """
         future: Future[Any] = Future()
         with self._news:
             if self._closing:
                 raise RuntimeError("the engine is closed")
-            if len(self._asides) >= ASIDES:
+            if most is not None and len(self._asides) >= most:
                 raise Overloaded(len(self._asides), 1)
             self._asides.append((future, work))
             self._news.notify_all()

@@ -8,10 +8,11 @@ called as we call them: we read such a file back, PEFT has no model for it.
 """
 
 import collections
+import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,30 @@ FREE = {
     *("qalora_group_size", "loftq_config", "runtime_config", "ensure_weight_tying"),
 }
 """Settings that change nothing once the numbers are there: the tensors' names say what is adapted."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _of_each(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or (isinstance(value, dict) and all(map(fits, value.values())))
+
+
+FITTING: dict[str, Callable[[Any], bool]] = {
+    "r": _is_rank,
+    "rank_pattern": _of_each(_is_rank),
+    "lora_alpha": _is_number,
+    "alpha_pattern": _of_each(_is_number),
+    "lora_dropout": lambda value: _is_number(value) and 0 <= value < 1,
+    "use_dora": lambda value: value in (True, False, None),
+    "use_rslora": lambda value: value in (True, False, None),
+}
+"""What a setting that is read may be."""
 
 DRAWN = (True, False, "gaussian", "orthogonal", None)
 """Ways to begin that leave the base's weights alone; the others (PiSSA, OLoRA, ...) put part of them in the adapter."""
@@ -224,12 +249,36 @@ def _shortest(model: VLM, adapted: Sequence[str]) -> list[str]:
     return words if set(fitting) == set(adapted) else sorted(adapted)
 
 
+@dataclasses.dataclass
+class Found:
+    """An adapter as it was read: its parts by the path of the layer, what PEFT saved whole by the parameter's, and the
+    config. A path is a plain model's, whatever adapters the model has.
+    """
+
+    low: dict[str, LowRank]
+    whole: dict[str, Tensor]
+    config: dict[str, Any]
+
+
 def read(model: VLM, place: Path, name: str = DEFAULT) -> dict[str, Any]:
     """Give a model the adapter in a local folder of PEFT's, and let it act. Returns its config.
 
     Its numbers are held in the dtype of the layers they are for. Modules that PEFT saved whole replace the model's.
     Raises ValueError naming the file and the setting or tensor that does not fit.
     """
+    found = find(model, place)
+    try:
+        adapters.attach(model, found.low, name)
+    except ValueError as error:
+        raise ValueError(f"{place / WEIGHTS}: {error}") from None
+    for path, tensor in found.whole.items():
+        module, leaf = owner(model, path)
+        fill.put(module, leaf, tensor)
+    return found.config
+
+
+def find(model: VLM, place: Path) -> Found:
+    """The adapter in a local folder of PEFT's, made for a model, which stays as it is. Raises as `read` does."""
     if (place / PICKLE).is_file() and not (place / WEIGHTS).is_file():
         raise ValueError(
             f"{place} holds its weights as a Python pickle only, which can run code when it is read; vlmlab reads "
@@ -247,12 +296,18 @@ def read(model: VLM, place: Path, name: str = DEFAULT) -> dict[str, Any]:
         raise ValueError(f"{place / WEIGHTS} is not a whole safetensors file ({error}); fetch it again") from None
     try:
         low, whole = _sorted(model, tensors)
-        adapters.attach(model, {path: _made(model, path, some, config) for path, some in low.items()}, name)
-        for path, tensor in whole.items():
-            _put(model, path, tensor)
+        if not low and not whole:
+            raise ValueError("it holds no tensors: it would act on nothing")
+        return Found({path: _made(model, path, some, config) for path, some in low.items()}, whole, config)
     except ValueError as error:
         raise ValueError(f"{place / WEIGHTS}: {error}") from None
-    return config
+
+
+def owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that has the parameter at a plain model's path, and what it calls it."""
+    place, _, leaf = path.rpartition(".")
+    module = model.get_submodule(place)
+    return (module.base if isinstance(module, Adapted) else module), leaf
 
 
 def base_of(place: Path) -> str:
@@ -273,6 +328,9 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: init_lora_weights = {config['init_lora_weights']!r} changes the base's weights too: convert the "
             "adapter to plain LoRA when saving it with PEFT (path_initial_model_for_weight_conversion)"
         )
+    for key, fits in FITTING.items():
+        if key in config and not fits(config[key]):
+            raise ValueError(f"{path}: {key} = {json.dumps(config[key])[:80]} cannot be")
     for key, value in config.items():
         harmless = value in (None, False, {}, []) or (key == "bias" and value == "none")
         if key not in READ | FREE | {"init_lora_weights"} and not harmless:
@@ -284,7 +342,7 @@ def _sorted(model: VLM, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[s
     """An adapter's tensors by our paths: those of each adapted layer, and whole ones by the path of the parameter."""
     low: dict[str, dict[str, Tensor]] = collections.defaultdict(dict)
     whole: dict[str, Tensor] = {}
-    parameters = dict(model.named_parameters())
+    parameters = _parameters(model)
     known = {theirs: path for part in PARTS for path, theirs in linear_layers(model, part).items()}
     for key, tensor in tensors.items():
         theirs = key.removeprefix(PREFIX)
@@ -300,8 +358,23 @@ def _sorted(model: VLM, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[s
             continue  # the tied head's copy
         if ours[0] not in parameters:
             raise ValueError(f"it holds {key}, which this model has no place for")
-        whole[ours[0]] = names.MAKE[ours[1]](tensor)
+        held, made = parameters[ours[0]], names.MAKE[ours[1]](tensor)
+        if made.shape != held.shape:
+            raise ValueError(f"{ours[0]} is {list(held.shape)}, but {list(made.shape)} there")
+        whole[ours[0]] = _finite(made.to(held.device, held.dtype), ours[0])
     return low, whole
+
+
+def _parameters(model: VLM) -> dict[str, nn.Parameter]:
+    """The parameters of a model without those of its adapters, by the paths that a plain model has."""
+    found: dict[str, nn.Parameter] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, LowRank):
+            continue
+        above = path.rpartition(".")[0]
+        place = above if isinstance(model.get_submodule(above), Adapted) else path
+        found |= {f"{place}.{leaf}": value for leaf, value in module.named_parameters(recurse=False)}
+    return found
 
 
 def _made(model: VLM, path: str, some: Mapping[str, Tensor], config: Mapping[str, Any]) -> LowRank:
@@ -314,14 +387,23 @@ def _made(model: VLM, path: str, some: Mapping[str, Tensor], config: Mapping[str
     rank = int(_pattern(config, "rank_pattern", theirs, config.get("r", 8)))
     if a.ndim != 2 or b.ndim != 2 or not len(a) == b.shape[1] == rank:
         raise ValueError(f"lora_A and lora_B of {theirs} are {list(a.shape)} and {list(b.shape)}, not of rank {rank}")
+    if magnitude is not None and magnitude.numel() != len(b):
+        raise ValueError(f"lora_magnitude_vector of {theirs} is {list(magnitude.shape)}, but lora_B has {len(b)} rows")
     alpha = float(_pattern(config, "alpha_pattern", theirs, config.get("lora_alpha", 8)))
     layer = model.get_submodule(path)
     base = layer.base if isinstance(layer, Adapted) else layer
     assert isinstance(base, Linear | Packed)
     like = base.weight
-    a, b, magnitude = a.to(like), b.to(like), None if magnitude is None else magnitude.flatten().to(like)
+    a, b = _finite(a.to(like), theirs), _finite(b.to(like), theirs)
+    magnitude = None if magnitude is None else _finite(magnitude.flatten().to(like), theirs)
     dropout, rslora = float(config.get("lora_dropout", 0.0)), bool(config.get("use_rslora", False))
     return LowRank(a, b, alpha, magnitude, dropout, rslora)
+
+
+def _finite(tensor: Tensor, where: str) -> Tensor:
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"of {where} it holds numbers that are not finite as {tensor.dtype}")
+    return tensor
 
 
 def _pattern(config: Mapping[str, Any], key: str, theirs: str, otherwise: float | int) -> float | int:
@@ -330,14 +412,6 @@ def _pattern(config: Mapping[str, Any], key: str, theirs: str, otherwise: float 
         try:
             if re.match(rf"(.*\.)?({pattern})$", theirs):
                 return value
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{key}: {pattern!r} is no pattern ({error})") from None
     return otherwise
-
-
-@torch.no_grad()
-def _put(model: VLM, path: str, tensor: Tensor) -> None:
-    held = model.get_parameter(path)
-    if tensor.shape != held.shape:
-        raise ValueError(f"{path} is {list(held.shape)}, but {list(tensor.shape)} there")
-    fill.put(model, path, tensor.to(held.device, held.dtype))

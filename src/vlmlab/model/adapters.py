@@ -5,7 +5,8 @@ fresh adapter changes nothing, to the bit. DoRA also learns the length of each o
 to `magnitude`, which begins at the length that the rows have. Gradients do not flow through that division (section 4.3
 of its paper), which is what PEFT computes too.
 
-A layer may hold several adapters by name; one of them acts at a time, or none. Letters: r rank, i inputs, o outputs.
+A layer may hold several adapters by name; one of them acts at a time, or none, or each on rows of its own. Letters: r
+rank, i inputs, o outputs.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,12 +93,15 @@ class LowRank(nn.Module):
         """What the layer `base` gives for `x` with this in it."""
         if self.magnitude is None and isinstance(base, Linear) and not (self.dropout and self.training):
             return adapted(x, base.weight, base.bias, self.a, self.b, self.scale)
-        out = base(x)
+        return self.onto(x, base(x), base)
+
+    def onto(self, x: Float[Tensor, "*n i"], out: Float[Tensor, "*n o"], base: Base) -> Float[Tensor, "*n o"]:
+        """`out`, which the layer `base` gave for `x`, with this in it."""
         some = F.dropout(x, self.dropout, self.training) if self.dropout else x
         low = linear(linear(some, self.a) * self.scale, self.b)
         if self.magnitude is None:
             return out + low
-        gain = self._gain(base).to(out.dtype)
+        gain = self.gain(base).to(out.dtype)
         plain = out if base.bias is None else out - base.bias
         return out + (gain - 1) * plain + gain * low
 
@@ -108,10 +112,10 @@ class LowRank(nn.Module):
             wide = torch.promote_types(weight.dtype, torch.float32)
             sum_ = weight.to(wide) + self.scale * (self.b.to(wide) @ self.a.to(wide))
             if self.magnitude is not None:
-                sum_ = sum_ * self._gain(base).to(wide)[:, None]
+                sum_ = sum_ * self.gain(base).to(wide)[:, None]
             return sum_.to(weight.dtype)
 
-    def _gain(self, base: Base) -> Float[Tensor, " o"]:
+    def gain(self, base: Base) -> Float[Tensor, " o"]:
         """What each row of the sum is multiplied with to have its magnitude.
 
         Without gradients it is kept until one of the numbers that it is made of changes: a decoding step reads it.
@@ -144,8 +148,9 @@ class LowRank(nn.Module):
 class Adapted(nn.Module):
     """A linear layer with adapters: `base` as it was, and `adapters` by name, of which `active` acts.
 
-    Merged, it is one matrix; the base stands beside it untouched, so that unmerging restores its bits and costs its
-    memory meanwhile.
+    Where `rows` says which rows of the input each adapter is for, those act instead, each on its own; on the other rows
+    none does. Merged, it is one matrix; the base stands beside it untouched, so that unmerging restores its bits and
+    costs its memory meanwhile.
     """
 
     def __init__(self, base: Base) -> None:
@@ -153,22 +158,40 @@ class Adapted(nn.Module):
         self.base = base
         self.adapters = nn.ModuleDict()
         self.active: str | None = None
+        self.rows: Mapping[str, Int[Tensor, " m"]] | None = None
         self.merged: Linear | None = None
 
     def forward(self, x: Float[Tensor, "*n i"], activation: Activation | None = None) -> Float[Tensor, "*n o"]:
         """The layer with its active adapter, if it has it, and then the activation."""
+        if self.rows is not None:
+            return self._by_rows(x, self.rows, activation)
         layer, adapter = self.merged or self.base, self.acting
         if adapter is None or layer is self.merged:
             return layer(x, activation)
         out = adapter(x, self.base)
         return out if activation is None else ACTIVATIONS[activation](out)
 
+    def _by_rows(
+        self, x: Float[Tensor, "b *n i"], rows: Mapping[str, Int[Tensor, " m"]], activation: Activation | None
+    ) -> Float[Tensor, "b *n o"]:
+        """The base's product is taken once for all rows, whatever each adds to it."""
+        here = {at: adapter for name, at in rows.items() if (adapter := self._called(name)) is not None}
+        if not here:
+            return self.base(x, activation)
+        out = self.base(x)
+        for at, adapter in here.items():
+            out = out.index_copy(0, at, adapter.onto(x[at], out[at], self.base))
+        return out if activation is None else ACTIVATIONS[activation](out)
+
     @property
     def acting(self) -> LowRank | None:
         """The adapter that acts, or None."""
-        if self.active is None or self.active not in self.adapters:
+        return None if self.active is None else self._called(self.active)
+
+    def _called(self, name: str) -> LowRank | None:
+        if name not in self.adapters:
             return None
-        adapter = self.adapters[self.active]
+        adapter = self.adapters[name]
         assert isinstance(adapter, LowRank)
         return adapter
 
@@ -295,7 +318,7 @@ def joined(base: Base, turns: Sequence[LowRank]) -> LowRank:
     columns: list[Tensor] = []
     for low in turns:
         columns.append(low.scale * low.b / gain[:, None])
-        gain = gain if low.magnitude is None else gain * low._gain(layer)
+        gain = gain if low.magnitude is None else gain * low.gain(layer)
         layer = _linear(low.weight(layer), base.bias)
     made = LowRank(torch.cat([low.a for low in turns]), torch.cat(columns, 1), float(sum(low.rank for low in turns)))
     if any(low.magnitude is not None for low in turns):

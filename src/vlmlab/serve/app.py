@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vlmlab.generate.answers import Overloaded
-from vlmlab.serve import attention, openai, page, tgi
+from vlmlab.serve import adapters, attention, openai, page, tgi
 from vlmlab.serve.certificate import certify
 from vlmlab.serve.decoders import Busy
 from vlmlab.serve.failures import Failed
@@ -57,6 +57,8 @@ def create(service: Service) -> FastAPI:
         """Figures for Prometheus."""
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
 
+    if service.limits.adapters_from is not None:
+        app.include_router(adapters.routes(service, service.limits.adapters_from))
     if service.limits.chat:
         app.include_router(page.routes())
         app.include_router(attention.routes(service))

@@ -55,10 +55,10 @@ def options_of(asked: AttentionRequest) -> Options:
 
 
 async def _attention(service: Service, asked: AttentionRequest) -> Response:
-    service.check_model(asked.model)
+    adapter = service.adapter_of(asked.model)
     for turn in asked.messages:
         service.log_prompt(turn.role, turn.content)
-    opened, looks, seconds = await service.desk.look(conversation(asked.messages), options_of(asked))
+    opened, looks, seconds = await service.desk.look(conversation(asked.messages), options_of(asked), adapter)
     service.metrics.looks.observe(looks.seconds)
     return await service.desk.prepare(lambda: JSONResponse(_told(service, asked, opened, looks, seconds)))
 

@@ -102,7 +102,7 @@ class Desk:
         running.handles = handles
         return running
 
-    async def look(self, sample: Sample, options: Options) -> tuple[Sample, Looks, float]:
+    async def look(self, sample: Sample, options: Options, adapter: str = "") -> tuple[Sample, Looks, float]:
         """Where the answer that a sample ends with looked; the sample opened, and how many seconds that took.
 
         Raises what `Pictures.get` and `Engine.look` raise.
@@ -110,7 +110,8 @@ class Desk:
         began = time.perf_counter()
         ready = await self._in(self._opening, partial(self.open, sample)) if sample.pictures else sample
         seconds = time.perf_counter() - began
-        looking = await self._in(self._preparing, partial(self.engine.look, ready, options=options), _cancel_late)
+        work = partial(self.engine.look, ready, options=options, adapter=adapter)
+        looking = await self._in(self._preparing, work, _cancel_late)
         return ready, await asyncio.wrap_future(looking), seconds
 
     def open(self, sample: Sample) -> Sample:

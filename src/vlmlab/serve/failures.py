@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from vlmlab.generate.answers import Overloaded, TooLong
+from vlmlab.generate.answers import NoAdapter, Overloaded, TooLong
 from vlmlab.serve.decoders import Busy
 
 TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
@@ -71,6 +71,8 @@ def failed(error: Exception) -> Failed | None:
         return Failed(429, str(error), code="overloaded", retry_after=1.0)
     if isinstance(error, TooLong):
         return Failed(400, str(error), code="context_length_exceeded")
+    if isinstance(error, NoAdapter):
+        return Failed(404, str(error), code="model_not_found")
     if isinstance(error, ValueError):
         return Failed(400, str(error))
     return None

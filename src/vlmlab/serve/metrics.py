@@ -17,6 +17,8 @@ _GAUGES = {
     "slots": ("slots", "Rows that there are."),
     "held_tokens": ("kv_tokens_held", "Tokens of requests under way in the cache of keys and values."),
     "room_tokens": ("kv_tokens", "Tokens that there is room for in that cache."),
+    "adapters": ("adapters", "Adapters that may be asked for by name."),
+    "adapter_bytes": ("adapter_bytes", "What they take, those included that go when their last request has ended."),
 }
 _COUNTERS = {
     "finished": ("requests_finished", "Requests answered."),

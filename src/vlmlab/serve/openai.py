@@ -32,13 +32,14 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/models")
     async def models() -> Json:
-        """The model that is served here, by its names."""
-        return {"object": "list", "data": [_model(service, name) for name in service.names]}
+        """The model that is served here, by its names, and the adapters that act in it."""
+        adapters = [adapter.name for adapter in service.engine.adapters()]
+        return {"object": "list", "data": [_model(service, name) for name in (*service.names, *adapters)]}
 
     @router.get("/models/{name:path}")
     async def model(name: str) -> Json:
-        """One model, by its name."""
-        service.check_model(name)
+        """One model or adapter, by its name."""
+        service.adapter_of(name)
         return _model(service, name)
 
     @router.post("/chat/completions")
@@ -79,7 +80,12 @@ def decoding_of(asked: Asking) -> DecodingConfig:
 
 
 def settings_of(
-    asked: Asking, limit: int, logprobs: int | None, grammars: Sequence[Grammar] = (), count: int = 1
+    asked: Asking,
+    limit: int,
+    logprobs: int | None,
+    grammars: Sequence[Grammar] = (),
+    count: int = 1,
+    adapter: str = "",
 ) -> list[Settings]:
     """The settings of each of a request's `count` answers; each draws by a seed of its own."""
     options = None
@@ -96,19 +102,21 @@ def settings_of(
             options=options,
             logprobs=logprobs,
             allowed=grammars[number] if grammars else None,
+            adapter=adapter,
         )
         for number in range(count)
     ]
 
 
-def _check(service: Service, asked: Asking) -> None:
-    service.check_model(asked.model)
+def _check(service: Service, asked: Asking) -> str:
+    """The adapter that a request asks for. Raises Failed for what cannot be."""
     if asked.stream_options is not None and not asked.stream:
         raise Failed(400, "stream_options needs stream: true", "stream_options")
+    return service.adapter_of(asked.model)
 
 
 async def _chat(service: Service, asked: ChatRequest) -> Response:
-    _check(service, asked)
+    adapter = _check(service, asked)
     if asked.top_logprobs and not asked.logprobs:
         raise Failed(400, "top_logprobs needs logprobs: true", "top_logprobs")
     count = asked.n or 1
@@ -116,7 +124,7 @@ async def _chat(service: Service, asked: ChatRequest) -> Response:
     grammars = await _grammars(service, asked.response_format, count)
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     sample = conversation(asked.messages)
-    settings = settings_of(asked, said or service.limits.new_tokens, logprobs, grammars, count)
+    settings = settings_of(asked, said or service.limits.new_tokens, logprobs, grammars, count, adapter)
     for turn in asked.messages:
         service.log_prompt(turn.role, turn.content)
     running = await service.desk.ask([(sample, some) for some in settings], said is None)
@@ -124,14 +132,15 @@ async def _chat(service: Service, asked: ChatRequest) -> Response:
 
 
 async def _complete(service: Service, asked: CompletionRequest) -> Response:
-    _check(service, asked)
+    adapter = _check(service, asked)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     count = asked.n or 1
     if count * len(prompts) > 16:
         raise Failed(400, f"{len(prompts)} prompts with {count} answers each are more than 16 answers", "n")
     if not all(prompts):
         raise Failed(400, "an empty prompt leaves nothing to go on from", "prompt")
-    settings = settings_of(asked, asked.max_tokens or service.limits.new_tokens, asked.logprobs, count=count)
+    limit = asked.max_tokens or service.limits.new_tokens
+    settings = settings_of(asked, limit, asked.logprobs, count=count, adapter=adapter)
     samples = [from_markdown(prompt) for prompt in prompts]
     for prompt in prompts:
         service.log_prompt("prompt", prompt)
@@ -358,4 +367,8 @@ class Completion(Form):
 
 
 def _model(service: Service, name: str) -> Json:
-    return {"id": name, "object": "model", "created": service.began, "owned_by": "vlmlab"}
+    told: Json = {"id": name, "object": "model", "created": service.began, "owned_by": "vlmlab"}
+    for adapter in service.engine.adapters():
+        if adapter.name == name:
+            told |= {"parent": service.names[0], "bytes": adapter.nbytes}
+    return told

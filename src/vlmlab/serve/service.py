@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -36,7 +37,8 @@ class Limits:
     A request has at most `body_bytes`, arrives within `body_seconds`, and at most `at_once` are taken in at a time;
     who has not read anything for `stalled_seconds`, or has not said what it wants within `head_seconds`, is cut off.
     An answer has `new_tokens` tokens unless its request says how many. `drain_seconds` is how long a server that is
-    told to stop goes on with what is under way. With `chat` there is a page to talk with the model.
+    told to stop goes on with what is under way. Adapters may be loaded at run time from folders of `adapters_from`
+    (None: they may not). With `chat` there is a page to talk with the model.
     """
 
     key: str | None = None
@@ -51,6 +53,7 @@ class Limits:
     drain_seconds: float = 30.0
     chat: bool = False
     log_prompts: bool = False
+    adapters_from: Path | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be."""
@@ -60,6 +63,8 @@ class Limits:
             raise ValueError("clients need some time")
         if self.key is not None and (len(self.key) < 8 or not self.key.isascii() or not self.key.isprintable()):
             raise ValueError("the API key must be 8 printable ASCII letters or more")
+        if self.adapters_from is not None and not self.adapters_from.is_dir():
+            raise ValueError(f"{self.adapters_from} is no folder to load adapters from")
 
 
 class Service:
@@ -75,11 +80,14 @@ class Service:
         self.active = 0
         self._words: dict[int, str] = {}
 
-    def check_model(self, name: str) -> None:
-        """Raise Failed for a model that is not served here."""
-        if name not in self.names:
+    def adapter_of(self, name: str) -> str:
+        """The adapter that a request means by its model's name; empty for the model. Raises Failed for neither."""
+        if name in self.names:
+            return ""
+        if not any(adapter.name == name for adapter in self.engine.adapters()):
             told = f"the model {name[:200]!r} is not served here; {self.names[0]!r} is"
             raise Failed(404, told, "model", "model_not_found")
+        return name
 
     def word(self, token: int) -> str:
         """What a token says in the middle of a text; the name of one that says nothing there."""

@@ -57,6 +57,7 @@ async def _generate(service: Service, asked: GenerateRequest, streams: bool, pat
     given = asked.parameters or Parameters.model_validate({})
     if len(given.stops) > STOPS:
         raise Failed(400, f"{len(given.stops)} stop strings are more than {STOPS}", "stop")
+    adapter = service.adapter_of(given.adapter_id) if given.adapter_id else ""
     seed = secrets.randbits(48) if given.seed is None else given.seed
     scores = streams or given.details or given.top_n_tokens is not None
     settings = Settings(
@@ -67,6 +68,7 @@ async def _generate(service: Service, asked: GenerateRequest, streams: bool, pat
         options=Options(split=given.splitting, longest=given.longest_edge, max_visual_tokens=given.max_visual_tokens),
         logprobs=(given.top_n_tokens or 0) if scores else None,
         allowed=await _grammar(service, given),
+        adapter=adapter,
     )
     service.log_prompt("prompt", asked.inputs)
     running = await service.desk.ask([(from_markdown(asked.inputs), settings)], given.max_new_tokens is None)

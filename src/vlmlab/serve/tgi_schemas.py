@@ -41,7 +41,7 @@ class Parameters(Schema):
     truncate: int | None = Field(None, description="Only none: a prompt that is too long is refused, with what fits.")
     best_of: int | None = Field(None, description="Only none or 1.")
     watermark: bool = Field(False, description="Only false.")
-    adapter_id: None = None
+    adapter_id: str | None = Field(None, description="The adapter that acts for this request, of `GET /v1/models`.")
 
     splitting: bool | None = Field(None, description="vlmlab: read each picture in four parts and as a whole.")
     longest_edge: Annotated[int, Field(ge=1, le=100_000)] | None = None
