@@ -6,6 +6,7 @@ import math
 import os
 import re
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,8 +16,10 @@ from vlmlab.commands import Device, Number, adapter_folder, best_device, model_f
 from vlmlab.quantize_command import configured, speed_up
 
 if TYPE_CHECKING:
-    from vlmlab.serve.media import Policy
-    from vlmlab.serve.service import Limits
+    from collections.abc import Callable
+
+    from vlmlab.serve.media import Pictures, Policy
+    from vlmlab.serve.service import Limits, Service
 
 Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: none)")]
 
@@ -65,6 +68,12 @@ class Serving:
     """How many seconds what is under way may go on when the server is told to stop."""
     log_prompts: bool = False
     """Write what is asked into the log."""
+    ray: bool = False
+    """Answer with replicas on Ray, on this machine's GPUs or CPUs; see docs/serve.md."""
+    replicas: Annotated[int, arg(help_behavior_hint="(default: one for each GPU, or one)")] = 0
+    """How many of them."""
+    ray_address: Annotated[str, arg(metavar="auto|HOST:PORT", help_behavior_hint="(default: a Ray of its own)")] = ""
+    """The Ray cluster to put them on."""
     quantize: Annotated[
         Literal["", "int8", "int4", "nf4"], arg(metavar="int8|int4|nf4", help_behavior_hint="(default: as stored)")
     ] = ""
@@ -92,18 +101,30 @@ def serve(
     """
     try:
         from vlmlab.serve import app, running
-        from vlmlab.serve.service import Service
     except ModuleNotFoundError as error:
         raise ValueError(f"vlmlab serve needs {error.name}: pip install 'vlmlab[serve]'") from None
     limits, policy = limits_of(serving), policy_of(serving)
     _check_place(serving.host, serving.port)
+    _check_ray(serving)
     import logging
 
-    from vlmlab.generate.engine import Engine
-    from vlmlab.hub.load import load
     from vlmlab.serve.media import Pictures
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if serving.ray:
+        _serve_with_replicas(model, serving, limits)
+        return
+    with Pictures(policy) as pictures:
+        service = _built(model, serving, limits, pictures)
+        running.Server(app.create(service), service, serving.host, serving.port).run()
+
+
+def _built(model: str, serving: Serving, limits: "Limits", pictures: "Pictures") -> "Service":
+    """A model, loaded, as what serves it."""
+    from vlmlab.generate.engine import Engine
+    from vlmlab.hub.load import load
+    from vlmlab.serve.service import Service
+
     name = model or "nano"
     adapter = adapter_folder(serving.adapter)
     where, dtype = serving.device or best_device(), torch_dtype(serving.dtype)
@@ -115,11 +136,59 @@ def serve(
         raise ValueError(f"--context must be {positions} or less, the positions of {name}, not {serving.context}")
     engine = Engine(loaded, processor, serving.rows, serving.memory << 20, serving.context or None, queue=serving.queue)
     called = Path(name).name if Path(name).is_dir() else name
-    with Pictures(policy) as pictures:
-        service = Service(
-            engine, tuple(dict.fromkeys([called, *([serving.name] if serving.name else [])])), limits, pictures
+    names = tuple(dict.fromkeys([called, *([serving.name] if serving.name else [])]))
+    return Service(engine, names, limits, pictures)
+
+
+def _serve_with_replicas(model: str, serving: Serving, limits: "Limits") -> None:
+    from vlmlab.serve import replicas, running
+    from vlmlab.serve.front import Front
+
+    if not serving.ray_address:  # what is wrong with these is said here, before anything is started
+        model_folder(model or "nano")
+        adapter_folder(serving.adapter)
+    # What the front sees to is left out: the key stays here. Replicas may run in another folder.
+    within = dataclasses.replace(limits, key=None, hosts=(), origins=())
+    model, adapter = _whole_path(model), _whole_path(serving.adapter)
+
+    def build(device: str) -> "Callable[[], Service]":
+        return partial(_replica, model, dataclasses.replace(serving, device=device, adapter=adapter), within)
+
+    with (
+        replicas.joined(serving.ray_address),
+        replicas.started(
+            build, serving.replicas, serving.device, replicas.own_name(serving.port), limits.drain_seconds
+        ) as cluster,
+    ):
+        front = Front(cluster, dataclasses.replace(limits, at_once=limits.at_once * cluster.wanted))
+        running.Server(front.app(), front, serving.host, serving.port).run()
+
+
+def _whole_path(name: str) -> str:
+    """A folder's whole path; a name on the hub as it is."""
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
+
+
+def _replica(model: str, serving: Serving, limits: "Limits") -> "Service":
+    """The service of one replica, in its own process."""
+    from vlmlab.serve.media import Pictures
+
+    return _built(model, serving, limits, Pictures(policy_of(serving)))
+
+
+def _check_ray(serving: Serving) -> None:
+    """Raise ValueError for options that contradict each other."""
+    if not serving.ray and (serving.replicas or serving.ray_address):
+        raise ValueError("--replicas and --ray-address are for --ray: say that too")
+    if serving.replicas < 0:
+        raise ValueError(f"--replicas must be 1 or more, not {serving.replicas}")
+    if serving.ray_address.startswith("ray://"):
+        raise ValueError(
+            f"--ray-address {serving.ray_address}: Ray's client cannot stream; start this on a machine of the cluster, "
+            "and say auto"
         )
-        running.Server(app.create(service), service, serving.host, serving.port).run()
+    if serving.ray and serving.device not in ("", "cpu", "cuda"):
+        raise ValueError(f"--device {serving.device}: with --ray say cuda or cpu; Ray chooses which GPU each gets")
 
 
 def limits_of(serving: Serving) -> "Limits":
