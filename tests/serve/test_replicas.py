@@ -78,7 +78,7 @@ def marked(mark):
 
 
 def listening(processes):
-    """The addresses, in hexadecimal, at which processes listen: one of each socket."""
+    """The addresses, in hexadecimal as the system writes them, and the ports at which processes listen."""
     own = set()
     for process in processes:
         for line in Path(f"/proc/{process}/fd").iterdir():
@@ -87,7 +87,8 @@ def listening(processes):
     lines = [
         line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
     ]
-    return [line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own]
+    found = [line[1].split(":") for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own]
+    return [(address, int(port, 16)) for address, port in found]
 
 
 def until(true, seconds=120):
@@ -212,10 +213,19 @@ def test_two_replicas_give_the_answers_of_one(up):
 
 
 @REPLICAS
-def test_nothing_listens_where_others_can_reach_it(up):
-    found = listening(marked(up.mark))
-    assert len(found) > 3  # the front's, and those of Ray's own processes
-    assert not [address for address in found if not address.endswith("0100007F")]  # 127.0.0.1, as the system writes it
+def test_what_others_can_reach_asks_for_a_token(up):
+    import grpc
+
+    everywhere = {
+        kind: [port for address, port in listening(processes) if not address.endswith("0100007F")]  # 127.0.0.1
+        for kind, processes in (("replicas", up.replicas()), ("others", set(marked(up.mark)) - set(up.replicas())))
+    }
+    assert everywhere["others"] == [] and len(everywhere["replicas"]) == 2  # Ray Serve binds those as it likes
+    for port in everywhere["replicas"]:
+        for more in ((), (("authorization", "Bearer " + "0" * 64),)):
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=30, metadata=more)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 @REPLICAS

@@ -166,7 +166,7 @@ class Cluster(Replicas):
 
 @contextlib.contextmanager
 def joined(address: str) -> Iterator[None]:
-    """Ray: the cluster at an address, or one of this process's own, which nothing but this machine can reach.
+    """Ray: the cluster at an address, or one of this process's own, for nobody else.
 
     Raises ValueError where there is none.
     """
@@ -174,6 +174,7 @@ def joined(address: str) -> Iterator[None]:
     if not address:
         # Ray would listen at every address of the machine, and runs what it is sent: it shall know its own by a token,
         # and stay at 127.0.0.1, which it does where it takes the system for one that has no clusters.
+        # (A replica has a port at every address all the same; Ray Serve gives no choice. It asks for the token.)
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         if "RAY_AUTH_MODE" not in os.environ:
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
