@@ -6,6 +6,7 @@ import math
 import os
 import re
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,8 +16,10 @@ from vlmlab.commands import Device, Number, adapter_folder, best_device, model_f
 from vlmlab.quantize_command import configured, speed_up
 
 if TYPE_CHECKING:
-    from vlmlab.serve.media import Policy
-    from vlmlab.serve.service import Limits
+    from collections.abc import Callable
+
+    from vlmlab.serve.media import Pictures, Policy
+    from vlmlab.serve.service import Limits, Service
 
 Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint="(default: none)")]
 
@@ -73,6 +76,12 @@ class Serving:
     """How many seconds what is under way may go on when the server is told to stop."""
     log_prompts: bool = False
     """Write what is asked into the log."""
+    ray: bool = False
+    """Answer with replicas on Ray, on this machine's GPUs or CPUs; see docs/serve.md."""
+    replicas: Annotated[int, arg(help_behavior_hint="(default: one for each GPU, or one)")] = 0
+    """How many of them."""
+    ray_address: Annotated[str, arg(metavar="auto|HOST:PORT", help_behavior_hint="(default: a Ray of its own)")] = ""
+    """The Ray cluster to put them on."""
     quantize: Annotated[
         Literal["", "int8", "int4", "nf4"], arg(metavar="int8|int4|nf4", help_behavior_hint="(default: as stored)")
     ] = ""
@@ -100,18 +109,32 @@ def serve(
     """
     try:
         from vlmlab.serve import app, running
-        from vlmlab.serve.service import Service
     except ModuleNotFoundError as error:
         raise ValueError(f"vlmlab serve needs {error.name}: pip install 'vlmlab[serve]'") from None
     limits, policy = limits_of(serving), policy_of(serving)
     _check_place(serving.host, serving.port)
+    _check_ray(serving)
+    import logging
+
+    from vlmlab.serve.media import Pictures
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if serving.ray:
+        _serve_with_replicas(model, serving, limits)
+        return
+    with Pictures(policy) as pictures:
+        service = _built(model, serving, limits, pictures)
+        running.Server(app.create(service), service, serving.host, serving.port).run()
+
+
+def _built(model: str, serving: Serving, limits: "Limits", pictures: "Pictures") -> "Service":
+    """A model, loaded, as what serves it."""
     import logging
 
     from vlmlab.generate.engine import Engine
     from vlmlab.hub.load import load, locate
-    from vlmlab.serve.media import Pictures
+    from vlmlab.serve.service import Service
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     name = model or "nano"
     adapter, adapters = adapter_folder(serving.adapter), adapters_of(serving)
     where, dtype = serving.device or best_device(), torch_dtype(serving.dtype)
@@ -137,9 +160,63 @@ def serve(
             raise ValueError(f"--adapters {own}: that is the model's own name")
         size = engine.load_adapter(own, locate(folder)).nbytes
         logging.getLogger("vlmlab.serve").info("the adapter %s takes %d bytes", own, size)
-    with Pictures(policy) as pictures:
-        service = Service(engine, names, limits, pictures)
-        running.Server(app.create(service), service, serving.host, serving.port).run()
+    return Service(engine, names, limits, pictures)
+
+
+def _serve_with_replicas(model: str, serving: Serving, limits: "Limits") -> None:
+    from vlmlab.serve import replicas, running
+    from vlmlab.serve.front import Front
+
+    if not serving.ray_address:  # what is wrong with these is said here, before anything is started
+        model_folder(model or "nano")
+        adapter_folder(serving.adapter)
+        adapters_of(serving)
+    # What the front sees to is left out: the key stays here. Replicas may run in another folder.
+    within = dataclasses.replace(limits, key=None, hosts=(), origins=())
+    model = _whole_path(model)
+    named = tuple(f"{name}={_whole_path(folder)}" for name, folder in adapters_of(serving).items())
+    serving = dataclasses.replace(serving, adapter=_whole_path(serving.adapter), adapters=named)
+
+    def build(device: str) -> "Callable[[], Service]":
+        return partial(_replica, model, dataclasses.replace(serving, device=device), within)
+
+    with (
+        replicas.joined(serving.ray_address),
+        replicas.started(
+            build, serving.replicas, serving.device, replicas.own_name(serving.port), limits.drain_seconds
+        ) as cluster,
+    ):
+        front = Front(cluster, dataclasses.replace(limits, at_once=limits.at_once * cluster.wanted))
+        running.Server(front.app(), front, serving.host, serving.port).run()
+
+
+def _whole_path(name: str) -> str:
+    """A folder's whole path; a name on the hub as it is."""
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
+
+
+def _replica(model: str, serving: Serving, limits: "Limits") -> "Service":
+    """The service of one replica, in its own process."""
+    from vlmlab.serve.media import Pictures
+
+    return _built(model, serving, limits, Pictures(policy_of(serving)))
+
+
+def _check_ray(serving: Serving) -> None:
+    """Raise ValueError for options that contradict each other."""
+    if not serving.ray and (serving.replicas or serving.ray_address):
+        raise ValueError("--replicas and --ray-address are for --ray: say that too")
+    if serving.replicas < 0:
+        raise ValueError(f"--replicas must be 1 or more, not {serving.replicas}")
+    if serving.ray_address.startswith("ray://"):
+        raise ValueError(
+            f"--ray-address {serving.ray_address}: Ray's client cannot stream; start this on a machine of the cluster, "
+            "and say auto"
+        )
+    if serving.ray and serving.device not in ("", "cpu", "cuda"):
+        raise ValueError(f"--device {serving.device}: with --ray say cuda or cpu; Ray chooses which GPU each gets")
+    if serving.ray and serving.adapters_from is not None:
+        raise ValueError("--adapters-from: with --ray an adapter would reach one replica alone; name it in --adapters")
 
 
 def limits_of(serving: Serving) -> "Limits":

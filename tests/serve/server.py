@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from starlette.types import ASGIApp
 from tokenizers import decoders
 
 from generate import tiny
@@ -35,9 +36,9 @@ def engine(window: int | None = 7, **changes: Any) -> Engine:
 class Served:
     """A server that runs in a thread of its own."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Any, application: ASGIApp | None = None) -> None:
         self.service = service
-        self.server = Server(app.create(service), service, "127.0.0.1", 0)
+        self.server = Server(application or app.create(service), service, "127.0.0.1", 0)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread = threading.Thread(target=self._run)
 

@@ -1,25 +1,23 @@
 """`vlmlab serve`, the command: what it takes, what it refuses, and how it ends."""
 
-import contextlib
+import http.client
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from generate import adapting
 from serve import server
+from serve.command import chat, folder_of, post, running, status
 from vlmlab import cli
 from vlmlab.batch import Sample
 from vlmlab.generate.engine import Engine
-from vlmlab.hub import save
 from vlmlab.hub.load import load
 from vlmlab.quantize import int8
 from vlmlab.serve_command import Serving, limits_of, policy_of
@@ -27,48 +25,7 @@ from vlmlab.serve_command import Serving, limits_of, policy_of
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    engine = server.engine()
-    return save.save(engine.model, engine.processor, tmp_path_factory.mktemp("model") / "tiny-model")
-
-
-@contextlib.contextmanager
-def running(folder, *words, **environment):
-    """The command in a process of its own, listening; killed at the end if it is still there."""
-    command = [sys.executable, "-m", "vlmlab.cli", "serve", str(folder), "--port", "0", "--device", "cpu", *words]
-    told = {**os.environ, "OMP_NUM_THREADS": "1"} | environment
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=told)
-    try:
-        log = ""
-        for line in process.stderr:
-            log += line
-            if found := re.search(r"listening at (http://\S+)", line):
-                break
-        else:
-            raise AssertionError(log)
-        yield process, found[1]
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-
-
-def post(url, data, **headers):
-    body = json.dumps(data).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"} | headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
-def status(url):
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def chat(text, **more):
-    return {"model": "tiny-model", "messages": [{"role": "user", "content": text}], "temperature": 0} | more
+    return folder_of(server.engine(), tmp_path_factory)
 
 
 def test_a_folder_is_served_until_a_signal_and_what_is_under_way_ends(folder):
@@ -128,6 +85,31 @@ def test_adapters_are_served_by_their_names(folder, tmp_path):
 def test_an_adapter_is_not_called_as_the_model_is(folder, capsys):
     assert cli.main(["serve", str(folder), "--device", "cpu", "--adapters", "tiny-model=x"]) == 2
     assert "--adapters tiny-model: that is the model's own name" in capsys.readouterr().err
+
+
+def test_killed_and_started_again_it_loses_what_was_under_way_and_says_so(folder):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with running(folder, "--context", "4000", port=port) as (process, url):
+        request = urllib.request.Request(
+            url + "/v1/chat/completions",
+            json.dumps(chat("hi", max_tokens=3900, stream=True)).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with ThreadPoolExecutor() as waiting, urllib.request.urlopen(request, timeout=60) as stream:
+            whole = waiting.submit(post, url + "/v1/chat/completions", chat("hi", max_tokens=3900))
+            stream.readline()
+            while b"vlmlab_requests_writing 2.0" not in urllib.request.urlopen(url + "/metrics", timeout=60).read():
+                time.sleep(0.01)
+            process.kill()
+            with pytest.raises((http.client.HTTPException, ConnectionError)):
+                stream.read()
+            with pytest.raises((http.client.HTTPException, ConnectionError)):
+                whole.result(30)
+    # What a supervisor does: the same again.
+    with running(folder, "--context", "4000", port=port) as (_, url):
+        answer = post(url + "/v1/chat/completions", chat("hello", max_tokens=12))
+        assert answer["choices"][0]["message"]["content"] == server.offline("hello", 12).lstrip()
 
 
 def test_a_second_signal_ends_it_at_once(folder):

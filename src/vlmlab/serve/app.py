@@ -8,17 +8,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vlmlab.generate.answers import Overloaded
 from vlmlab.serve import adapters, attention, openai, page, tgi
-from vlmlab.serve.certificate import certify
 from vlmlab.serve.decoders import Busy
 from vlmlab.serve.failures import Failed
-from vlmlab.serve.guard import Guard
+from vlmlab.serve.guard import guarded
 from vlmlab.serve.service import Gone, Service
 
 ABOUT = "Answers about pictures, by OpenAI's API and text-generation-inference's. See docs/serve.md."
@@ -29,14 +27,11 @@ def create(service: Service) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        service.engine.start()
-        service.certificate = await asyncio.to_thread(certify, service.engine)
+        await asyncio.to_thread(service.open)
         try:
             yield
         finally:
-            service.stopping = True
-            service.engine.close()
-            service.desk.close()
+            service.close()
 
     version = importlib.metadata.version("vlmlab")
     app = FastAPI(title="vlmlab", version=version, description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
@@ -46,11 +41,8 @@ def create(service: Service) -> FastAPI:
     @app.get("/health", tags=["Server"])
     async def health() -> JSONResponse:
         """200 when the server answers as it should; 503 when it is stopping, or failed its self-test."""
-        assert service.certificate is not None
-        good = service.certificate.holds
-        status = "stopping" if service.stopping else "ok" if good else "failed its self-test"
-        told = {"status": status, "model": service.names[0], "certificate": service.certificate.told()}
-        return JSONResponse(told, 200 if good and not service.stopping else 503)
+        good, told = service.health()
+        return JSONResponse(told, 200 if good else 503)
 
     @app.get("/metrics", tags=["Server"])
     async def metrics() -> Response:
@@ -69,16 +61,13 @@ def create(service: Service) -> FastAPI:
         return page.told(page.reference(app.openapi()), "text/html; charset=utf-8")
 
     _tell_errors(app, service)
-    paths = [str(path) for path in app.openapi()["paths"]]
-    app.add_middleware(Guard, service=service, paths=paths)
-    if service.limits.origins:  # before the guard, so that pages can read its errors
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=service.limits.origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
+    app.add_middleware(guarded, door=service, paths=paths(app))
     return app
+
+
+def paths(app: FastAPI) -> list[str]:
+    """The routes of an application that its schema tells of."""
+    return [str(path) for path in app.openapi()["paths"]]
 
 
 def _tell_errors(app: FastAPI, service: Service) -> None:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlmlab.serve.failures import Failed
-from vlmlab.serve.service import LOG, Service
+from vlmlab.serve.service import LOG, Door
 
 OPEN = frozenset({"/health", "/chat", "/chat.js"})
 """Where no key is asked for: what watches a server need not know its secrets, and the page asks for the key itself."""
@@ -24,8 +25,8 @@ class Guard:
     Logs hold the path of a route, the status and the time: nothing that a client wrote.
     """
 
-    def __init__(self, app: ASGIApp, service: Service, paths: Iterable[str]) -> None:
-        self.app, self.service, self.limits = app, service, service.limits
+    def __init__(self, app: ASGIApp, door: Door, paths: Iterable[str]) -> None:
+        self.app, self.door, self.limits = app, door, door.limits
         self.paths = frozenset(paths)
         self.hosts = {host.lower() for host in self.limits.hosts}
         self.key = None if self.limits.key is None else self.limits.key.encode()
@@ -43,18 +44,18 @@ class Guard:
                 status, started = message["status"], True
             await send(message)
 
-        self.service.active += 1
+        self.door.active += 1
         try:
             self._check(scope)
             await self.app(scope, self._bounded(receive), noted)
         except Exception as error:
             if started:
                 raise  # half an answer: the line is cut
-            await refuse(self.service.failed(error), scope["path"], noted)
+            await refuse(self.door.failed(error), scope["path"], noted)
         finally:
-            self.service.active -= 1
+            self.door.active -= 1
             path = scope["path"] if scope["path"] in self.paths else "other"
-            self.service.metrics.responses.labels(path, str(status)).inc()
+            self.door.responses.labels(path, str(status)).inc()
             method = scope["method"] if scope["method"] in _METHODS else "other"
             LOG.info("%s %s %d in %.3f s", method, path, status, time.perf_counter() - began)
 
@@ -68,9 +69,9 @@ class Guard:
             self._check_key(headers.get("authorization", ""))
         if scope["method"] != "POST":
             return
-        if self.service.stopping:
+        if self.door.stopping:
             raise Failed(503, "the server is stopping", retry_after=5.0)
-        if self.service.active > self.limits.at_once:
+        if self.door.active > self.limits.at_once:
             raise Failed(429, f"{self.limits.at_once} requests are being answered", None, "overloaded", 1.0)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.limits.body_bytes:
@@ -112,6 +113,22 @@ class Guard:
             return message
 
         return bounded
+
+
+def guarded(app: ASGIApp, door: Door, paths: Iterable[str]) -> ASGIApp:
+    """An application behind its guard; before that come the rules for pages of other sites, which may read its errors.
+
+    `paths` are what the routes are called in logs and figures.
+    """
+    guard = Guard(app, door, paths)
+    if not door.limits.origins:
+        return guard
+    return CORSMiddleware(
+        guard,
+        allow_origins=door.limits.origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type"],
+    )
 
 
 async def refuse(error: Failed, path: str, send: Send) -> None:

@@ -1,10 +1,11 @@
 """Figures for Prometheus: what the engine says of itself when it is asked, and what answers took."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from vlmlab.generate.answers import Answer
@@ -50,15 +51,17 @@ class Engines(Collector):
             yield CounterMetricFamily(f"vlmlab_{name}", told, value=now[field])
 
 
+def responses(registry: CollectorRegistry) -> Counter:
+    """The counter of answers, in a register."""
+    return Counter("vlmlab_http_responses", "Answers by path and status.", ("path", "status"), registry=registry)
+
+
 class Metrics:
     """The figures of one server, in a register of its own."""
 
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(Engines(engine))
-        self.responses = Counter(
-            "vlmlab_http_responses", "Answers by path and status.", ("path", "status"), registry=self.registry
-        )
         self.first = Histogram(
             "vlmlab_first_token_seconds",
             "From a request to its first token, getting its pictures included.",
@@ -89,3 +92,25 @@ class Metrics:
     def page(self) -> bytes:
         """All of it, in Prometheus' text form."""
         return generate_latest(self.registry)
+
+
+class Together(Collector):
+    """Pages of figures as one: each figure with the name of the replica whose page it was on.
+
+    Their answers are left out: whoever puts the pages together counts what clients were told.
+    """
+
+    def __init__(self, pages: Mapping[str, str]) -> None:
+        self.pages = pages
+
+    def collect(self) -> Iterator[Metric]:
+        """Every figure."""
+        found: dict[str, Metric] = {}
+        for replica, page in sorted(self.pages.items()):
+            for family in text_string_to_metric_families(page):
+                if family.name.startswith("vlmlab_http_responses"):
+                    continue
+                metric = found.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    metric.add_sample(sample.name, sample.labels | {"replica": replica}, sample.value)
+        yield from found.values()

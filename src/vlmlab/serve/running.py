@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from vlmlab.serve.service import LOG, Service
+from vlmlab.serve.service import LOG, Door
 
 HEAD_BYTES = 64 << 10
 """The most that a request's line and headers may have."""
@@ -67,8 +67,8 @@ def _cancelled(alarm: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
 class Server(uvicorn.Server):
     """Serves until a signal. The first lets what is under way end, and refuses the rest; the second ends it at once."""
 
-    def __init__(self, app: FastAPI, service: Service, host: str, port: int) -> None:
-        limits = service.limits
+    def __init__(self, app: ASGIApp, door: Door, host: str, port: int) -> None:
+        limits = door.limits
 
         class Bounded(Line):
             head_seconds, stalled_seconds = limits.head_seconds, limits.stalled_seconds
@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
                 limit_concurrency=None,
             )
         )
-        self.service = service
+        self.door = door
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -112,15 +112,15 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         """Begin to stop. Call it in the server's own thread."""
-        self.service.stopping = True
+        self.door.stopping = True
         self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
-        LOG.info("stopping: %d requests are under way", self.service.active)
-        await self._empty(self.service.limits.drain_seconds)
-        if self.service.active:  # those are told that they will not be answered
-            LOG.info("giving up %d requests", self.service.active)
-            await asyncio.to_thread(self.service.engine.close)
+        LOG.info("stopping: %d requests are under way", self.door.active)
+        await self._empty(self.door.limits.drain_seconds)
+        if self.door.active:  # those are told that they will not be answered
+            LOG.info("giving up %d requests", self.door.active)
+            await self.door.give_up()
             await self._empty(1.0)
         self.should_exit = True
 
@@ -128,7 +128,7 @@ class Server(uvicorn.Server):
         """Wait until nothing is under way, so long at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.service.active:
+                while self.door.active:
                     await asyncio.sleep(0.02)
 
     @contextlib.contextmanager

@@ -9,16 +9,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vlmlab.generate.answers import Answer
 from vlmlab.generate.engine import Engine
-from vlmlab.serve.certificate import Certificate
+from vlmlab.serve.certificate import Certificate, certify
 from vlmlab.serve.desk import Desk
 from vlmlab.serve.failures import Failed, failed
 from vlmlab.serve.media import Pictures
-from vlmlab.serve.metrics import Metrics
+from vlmlab.serve.metrics import Metrics, responses
 
 LOG = logging.getLogger("vlmlab.serve")
 
@@ -67,18 +68,64 @@ class Limits:
             raise ValueError(f"{self.adapters_from} is no folder to load adapters from")
 
 
-class Service:
+class Door:
+    """Where clients come in, whoever answers them: the limits, how many requests are under way, what came of each."""
+
+    def __init__(self, limits: Limits, registry: CollectorRegistry) -> None:
+        self.limits = limits
+        self.responses = responses(registry)
+        self.stopping = False
+        self.active = 0
+
+    async def give_up(self) -> None:
+        """Answer nothing more: what is under way is told so."""
+        raise NotImplementedError
+
+    def failed(self, error: Exception) -> Failed:
+        """An error as what the client is told. What nobody foresaw is logged, and told as nothing but that."""
+        told = failed(error)
+        if told is None and self.stopping:
+            told = Failed(503, "the server is stopping", retry_after=5.0)
+        if told is None:
+            LOG.error("a request failed", exc_info=error)
+            told = Failed(500, "the server failed at this request; its log says how")
+        return told
+
+
+class Service(Door):
     """A model being served. `names` are what clients may call it, its own first."""
 
     def __init__(self, engine: Engine, names: tuple[str, ...], limits: Limits, pictures: Pictures) -> None:
-        self.engine, self.names, self.limits = engine, names, limits
+        self.engine, self.names = engine, names
         self.desk = Desk(engine, pictures)
         self.metrics = Metrics(engine)
+        super().__init__(limits, self.metrics.registry)
         self.began = int(time.time())
         self.certificate: Certificate | None = None
-        self.stopping = False
-        self.active = 0
         self._words: dict[int, str] = {}
+
+    def open(self) -> None:
+        """Start the engine, and have it tested."""
+        self.engine.start()
+        self.certificate = certify(self.engine)
+
+    def close(self) -> None:
+        """End the engine and the threads. What is under way is told that it will not be answered."""
+        self.stopping = True
+        self.engine.close()
+        self.desk.close()
+
+    async def give_up(self) -> None:
+        """Answer nothing more: what is under way is told so."""
+        await asyncio.to_thread(self.engine.close)
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Whether it answers as it should, and what to say of that."""
+        assert self.certificate is not None
+        good = self.certificate.holds
+        status = "stopping" if self.stopping else "ok" if good else "failed its self-test"
+        told = {"status": status, "model": self.names[0], "certificate": self.certificate.told()}
+        return good and not self.stopping, told
 
     def adapter_of(self, name: str) -> str:
         """The adapter that a request means by its model's name; empty for the model. Raises Failed for neither."""
@@ -103,16 +150,6 @@ class Service:
         if self.limits.log_prompts:
             parts = content if isinstance(content, list) else [content]
             LOG.info("%s: %s", role, " ".join(f"{part!s:.500}" for part in parts))
-
-    def failed(self, error: Exception) -> Failed:
-        """An error as what the client is told. What nobody foresaw is logged, and told as nothing but that."""
-        told = failed(error)
-        if told is None and self.stopping:
-            told = Failed(503, "the server is stopping", retry_after=5.0)
-        if told is None:
-            LOG.error("a request failed", exc_info=error)
-            told = Failed(500, "the server failed at this request; its log says how")
-        return told
 
 
 def cost(answer: Answer, opening: float) -> dict[str, Any]:
