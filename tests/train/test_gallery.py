@@ -1,5 +1,7 @@
 """What a tower saw is found again by tower and picture, in another process too; damaged files are made again."""
 
+import dataclasses
+
 import torch
 
 from train import tiny
@@ -19,12 +21,12 @@ def prepared(seed: int) -> Prepared:
 
 def test_a_tower_looks_once(tmp_path, monkeypatch):
     model = tiny.model()
-    first = Features(model, 0, Gallery(tmp_path, model.vision))
+    first = Features(model, 0, Gallery(tmp_path, model.vision, model.config.vision))
     seen = [first.see(prepared(n)).features for n in range(3)]
     first.gallery.save()
     first.gallery.save()  # nothing is new
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
-    again = Features(model, 0, Gallery(tmp_path, model.vision))
+    again = Features(model, 0, Gallery(tmp_path, model.vision, model.config.vision))
     monkeypatch.setattr(type(model.vision), "forward", lambda *given: 1 / 0)
     for n, features in enumerate(seen):
         assert torch.equal(again.see(prepared(n)).features, features)
@@ -33,24 +35,26 @@ def test_a_tower_looks_once(tmp_path, monkeypatch):
 
 def test_another_tower_or_picture_is_not_known(tmp_path):
     one, other = tiny.model(0), tiny.model(1)
-    gallery = Gallery(tmp_path, one.vision)
+    gallery = Gallery(tmp_path, one.vision, one.config.vision)
     gallery.add(images(0), torch.zeros(4, 32))
     gallery.save()
     assert gallery.find(images(0)) is not None
     assert gallery.find(images(1)) is None
     wide = images(0)
     assert gallery.find(Images(wide.patches, torch.tensor([[1, 4]]))) is None
-    assert fingerprint(one.vision) != fingerprint(other.vision)
-    assert Gallery(tmp_path, other.vision).find(images(0)) is None
+    config = one.config.vision
+    assert fingerprint(one.vision, config) != fingerprint(other.vision, config)
+    assert fingerprint(one.vision, config) != fingerprint(one.vision, dataclasses.replace(config, heads=1))
+    assert Gallery(tmp_path, other.vision, other.config.vision).find(images(0)) is None
 
 
 def test_a_damaged_file_is_made_again(tmp_path):
     model = tiny.model()
-    gallery = Gallery(tmp_path, model.vision)
+    gallery = Gallery(tmp_path, model.vision, model.config.vision)
     gallery.add(images(0), torch.zeros(4, 32))
     gallery.save()
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:20])
-    fresh = Gallery(tmp_path, model.vision)
+    fresh = Gallery(tmp_path, model.vision, model.config.vision)
     assert fresh.find(images(0)) is None
     assert not file.exists()

@@ -103,7 +103,7 @@ def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: f
     started = _goes_on(folder, recipe)
     made = run.build(recipe, device)
     if made.frozen:
-        made = dataclasses.replace(made, gallery=Gallery(root / GALLERY, made.model.vision))
+        made = dataclasses.replace(made, gallery=Gallery(root / GALLERY, made.model.vision, made.model.config.vision))
     run.begin(folder, recipe, started)
     courses = [made, *(dataclasses.replace(made, recipe=last, source=last.data.build()) for last in others)]
     given, count = samples(courses)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlmlab.batch import Images
-from vlmlab.model.vision import Vision
+from vlmlab.model.vision import Vision, VisionConfig
 from vlmlab.writing import write
 
 
@@ -19,8 +19,8 @@ class Gallery:
     They are held in memory; `save` adds those that are new to the folder, as a file of their own.
     """
 
-    def __init__(self, folder: Path, tower: Vision) -> None:
-        self.place = folder / fingerprint(tower)
+    def __init__(self, folder: Path, tower: Vision, config: VisionConfig) -> None:
+        self.place = folder / fingerprint(tower, config)
         self.held: dict[str, Tensor] = {}
         self.fresh: dict[str, Tensor] = {}
         for path in sorted(self.place.glob("*.safetensors")):
@@ -55,9 +55,9 @@ def key(images: Images) -> str:
     return digest.hexdigest()[:32]
 
 
-def fingerprint(tower: Vision) -> str:
-    """The name of a tower: a hash of its weights."""
-    digest = hashlib.sha256(type(tower).__name__.encode())
+def fingerprint(tower: Vision, config: VisionConfig) -> str:
+    """The name of a tower: a hash of its config and its weights."""
+    digest = hashlib.sha256(f"{type(tower).__name__} {config}".encode())
     for name, weight in sorted(tower.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().float().numpy().tobytes())
