@@ -103,7 +103,8 @@ def up(tmp_path_factory):
     folder = folder_of(server.engine(), tmp_path_factory)
     mark = secrets.token_hex(8)
     words = ["--ray", "--replicas", "2", "--rows", "8", "--context", "2048", "--drain", "20"]
-    with running(folder, *words, **{MARK: mark}) as (process, url):
+    open_to_all = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # does not make it so
+    with running(folder, *words, **{MARK: mark}, **open_to_all) as (process, url):
         yield Up(process, url, mark)
     until(lambda: not marked(mark), 30)
 
@@ -333,6 +334,8 @@ def test_more_replicas_than_gpus_are_refused(there, wanted, device, monkeypatch)
 
 
 def test_without_ray_it_is_said(monkeypatch, capsys):
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(name, "")  # what the command sets is taken back after the test
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main(["serve", "--ray"]) == 2
     assert "--ray needs ray: pip install 'vlmlab[serve,ray]'" in " ".join(capsys.readouterr().err.split())

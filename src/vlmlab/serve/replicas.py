@@ -175,9 +175,9 @@ def joined(address: str) -> Iterator[None]:
         # Ray would listen at every address of the machine, and runs what it is sent: it shall know its own by a token,
         # and stay at 127.0.0.1, which it does where it takes the system for one that has no clusters.
         # (A replica has a port at every address all the same; Ray Serve gives no choice. It asks for the token.)
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        if "RAY_AUTH_MODE" not in os.environ:
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # So none of it is left to what the environment says: without the token anybody could have code run there.
+        os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     ray = _ray()
     try:
         ray.init(
