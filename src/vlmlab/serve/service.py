@@ -20,6 +20,7 @@ from vlmlab.serve.desk import Desk
 from vlmlab.serve.failures import Failed, failed
 from vlmlab.serve.media import Pictures
 from vlmlab.serve.metrics import Metrics, responses
+from vlmlab.serve.tidying import Tidying
 
 LOG = logging.getLogger("vlmlab.serve")
 
@@ -102,16 +103,20 @@ class Service(Door):
         super().__init__(limits, self.metrics.registry)
         self.began = int(time.time())
         self.certificate: Certificate | None = None
+        self._tidying: Tidying | None = None
         self._words: dict[int, str] = {}
 
     def open(self) -> None:
         """Start the engine, and have it tested."""
         self.engine.start()
         self.certificate = certify(self.engine)
+        self._tidying = Tidying()
 
     def close(self) -> None:
         """End the engine and the threads. What is under way is told that it will not be answered."""
         self.stopping = True
+        if self._tidying is not None:
+            self._tidying.stop()
         self.engine.close()
         self.desk.close()
 
