@@ -14,10 +14,13 @@ EVERY = 20.0
 
 def give_back() -> bool:
     """Give back the pages that nothing lies on. Returns whether this system's allocator can be asked to."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
-    return trim is not None
+    if sys.platform != "linux":
+        return False
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:  # another allocator's system
+        return False
+    return True
 
 
 class Tidying:
