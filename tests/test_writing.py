@@ -1,6 +1,10 @@
 """Files are written whole or not at all, and what goes wrong names them."""
 
 import errno
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -8,6 +12,7 @@ import torch
 
 from vlmlab import writing
 from vlmlab.hub import files
+from vlmlab.writing import alone
 
 
 def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(tmp_path):
@@ -40,3 +45,43 @@ def test_weights_that_do_not_fit_are_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"{path}: cannot be written: .*No space left on device"):
         files.write_weights(path, {"weight": torch.zeros(2)})
     assert list(tmp_path.iterdir()) == []
+
+
+HOLDS = """
+import os, signal, sys, time
+from pathlib import Path
+from vlmlab.writing import alone
+with alone(Path(sys.argv[1])):
+    if not (child := os.fork()):
+        time.sleep(60)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_that_ends_however_it_does(tmp_path):
+    folder = tmp_path / "runs" / "one"
+    with alone(folder):
+        with pytest.raises(ValueError, match="one: another process is at work there"), alone(folder):
+            pytest.fail("it was held twice")
+        with alone(tmp_path):  # another folder
+            pass
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, folder], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    try:
+        with pytest.raises(ValueError, match="another process"), alone(folder):
+            pytest.fail("it was held by two")
+        holder.kill()
+        holder.wait()
+        os.kill(child, 0)  # its copy goes on, and holds nothing
+        with alone(folder):
+            assert list(folder.iterdir()) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "fcntl", None)
+    with alone(tmp_path), alone(tmp_path):
+        pass

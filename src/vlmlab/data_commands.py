@@ -120,17 +120,19 @@ def data_filter(
     from vlmlab.evaluate import perplexity
     from vlmlab.train import run
     from vlmlab.train.log import Meter
+    from vlmlab.writing import alone
 
     if workers < 0:
         raise ValueError("--workers must be 0 or more")
     config, chosen = _described(what, overrides, filters)
     if not chosen:
         raise ValueError("no filter is named: add --filters pictures,repeats, or [filters.NAME] to the recipe")
-    sieving = Sieving(config, chosen, out, perplexity.readers(device or run.device()))
-    if sieving.done:
-        print(f"going on: {sieving.done} of {sieving.samples} are judged")
-    with Meter("samples", sieving.samples, sieving.done) as meter:
-        found = sieving.run(_origin(config, 0), workers, meter.advance)
+    with alone(out.expanduser()):
+        sieving = Sieving(config, chosen, out, perplexity.readers(device or run.device()))
+        if sieving.done:
+            print(f"going on: {sieving.done} of {sieving.samples} are judged")
+        with Meter("samples", sieving.samples, sieving.done) as meter:
+            found = sieving.run(_origin(config, 0), workers, meter.advance)
     print(f"{found.summary()}\n{out / sieve.DROPS} lists them; {out / sieve.FACTS} holds the counts")
 
 
@@ -215,15 +217,17 @@ def data_build(
     from vlmlab.data import build
     from vlmlab.data.builders import BuilderConfig
     from vlmlab.train.log import Meter
+    from vlmlab.writing import alone
 
     if workers < 0:
         raise ValueError("--workers must be 0 or more")
     config = component.parse(BuilderConfig, component.override({"name": kind}, overrides))
-    making = build.Build(config, place, out)
-    if making.done and not making.finished:
-        print(f"going on: {making.done} of {making.units} are done")
-    with Meter("built", making.units, making.done) as meter:
-        manifest = making.run(workers, ray, meter.advance)
+    with alone(out.expanduser()):
+        making = build.Build(config, place, out)
+        if making.done and not making.finished:
+            print(f"going on: {making.done} of {making.units} are done")
+        with Meter("built", making.units, making.done) as meter:
+            manifest = making.run(workers, ray, meter.advance)
     for reason, count in manifest["dropped"].items():
         print(f"{count:8} dropped: {reason}")
     shards = len(manifest["shards"])

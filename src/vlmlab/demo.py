@@ -39,7 +39,7 @@ from vlmlab.train.origin import Origin
 from vlmlab.train.parallel import joined
 from vlmlab.train.recipe import RESOLVED, Recipe
 from vlmlab.train.run import ADAPTER, MODEL, Run
-from vlmlab.writing import write_text
+from vlmlab.writing import alone, write_text
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "nano" / "demo.toml"
 SAMPLES, SCORES, ANSWERS, PAGE = "samples.html", "scores.json", "answers.json", "answers.html"
@@ -73,7 +73,8 @@ def train(recipe: Recipe, folder: Path, resume: bool, device: str) -> None:
 
     Under torchrun, every process does; the first writes and speaks. Raises what `run.build` and `fit` raise.
     """
-    with joined(device) as team:
+    with joined(device) as team, contextlib.ExitStack() as ends:
+        team.led(lambda: ends.enter_context(alone(folder)))
         steps = Steps(3 if recipe.score is None else 4, None if team.leads else Console(quiet=True, file=io.StringIO()))
         team.led(lambda: run.begin(folder, recipe, resume))
         origin = Origin.now(recipe.text(), recipe.seed)
@@ -108,6 +109,11 @@ def demo(folder: Path, overrides: Sequence[str] = (), fresh: bool = False) -> No
     if not RECIPE.is_file():
         raise ValueError(f"{RECIPE} is missing: run the demo from a clone of the repository (make demo)")
     recipe = recipes.load(RECIPE, overrides)
+    with alone(folder):
+        _demo(recipe, folder, fresh)
+
+
+def _demo(recipe: Recipe, folder: Path, fresh: bool) -> None:
     origin = Origin.now(recipe.text(), recipe.seed)
     steps = Steps(6)
     steps.console.print(f"[bold]vlmlab demo[/]: a model learns to see. Everything lands in {quoted(str(folder))}")

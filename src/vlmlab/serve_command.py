@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from vlmlab import cluster
 from vlmlab.commands import Device, Number, adapter_folder, best_device, model_folder, torch_dtype
 from vlmlab.quantize_command import configured, speed_up
 
@@ -181,12 +182,12 @@ def _serve_with_replicas(model: str, serving: Serving, limits: "Limits") -> None
         return partial(_replica, model, dataclasses.replace(serving, device=device), within)
 
     with (
-        replicas.joined(serving.ray_address),
+        cluster.joined(serving.ray_address, "serve,ray"),
         replicas.started(
             build, serving.replicas, serving.device, replicas.own_name(serving.port), limits.drain_seconds
-        ) as cluster,
+        ) as copies,
     ):
-        front = Front(cluster, dataclasses.replace(limits, at_once=limits.at_once * cluster.wanted))
+        front = Front(copies, dataclasses.replace(limits, at_once=limits.at_once * copies.wanted))
         running.Server(front.app(), front, serving.host, serving.port).run()
 
 

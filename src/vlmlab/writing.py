@@ -1,13 +1,58 @@
 """Writing files whole or not at all: a process that is killed leaves nothing under a name that looks finished."""
 
+import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial-"
 """How the names of files begin that are still being written. What a killed process left behind may be removed."""
+
+_HELD: set[int] = set()
+"""The folders that this process holds, open. A copy of it lets go, or it would hold them when this one is gone."""
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, making it where it is not there: raises ValueError where another process, or a thread, holds it.
+
+    The system lets go of it when the process ends, however that comes about, and nothing is left in the folder. Where
+    there are no locks (Windows, some network drives) nobody is kept out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    _HELD.add(held)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = "another process is at work there: wait for it, or choose another folder"
+            raise ValueError(f"{folder}: {told}") from None
+        except OSError:  # this drive has no locks
+            pass
+        yield
+    finally:
+        _HELD.discard(held)
+        os.close(held)
+
+
+def _let_go() -> None:
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:

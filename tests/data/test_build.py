@@ -276,5 +276,5 @@ def test_a_ray_cluster_makes_the_same_bytes(place, whole, tmp_path):
 
 def test_without_ray_it_is_said(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"needs `ray`: pip install 'vlmlab\[ray\]'"):
+    with pytest.raises(ValueError, match=r"needs ray: pip install 'vlmlab\[ray\]'"):
         begin(place, tmp_path / "out").run(ray=True)

@@ -23,11 +23,26 @@ def choices(**changes) -> Choices:
 
 
 def test_candidates_part_where_most_answers_do():
-    forks = asking._forks({"1": [0, 1], "2": [0, 2], "3": [0, 3], "red": [9]})
+    spelled = {"1": [0, 1], "2": [0, 2], "3": [0, 3], "red": [9]}
+    forks = asking._forks(spelled, dict.fromkeys(spelled, 1))
     assert asking._candidates([0, 2], forks, 12, random.Random(0)) == ((0,), (2, 1, 3), ("1", "3"))
     assert asking._candidates([9], forks, 12, random.Random(0)) == ((), (9, 0), ("1",))
     opening, tokens, words = asking._candidates([0, 2], forks, 2, random.Random(0))
     assert (opening, tokens, words) == ((), (0, 9), ("red",))  # two are enough, and they part at the start
+
+
+def test_what_is_common_is_no_hint_of_the_right_candidate():
+    given = {str(number): 40 if number < 10 else 1 for number in range(60)}
+    forks = asking._forks({word: [int(word)] for word in given}, given)
+    generator = random.Random(0)
+    asked = generator.choices(list(given), weights=list(given.values()), k=2000)
+    guessed = 0
+    for word in asked:
+        _, tokens, words = asking._candidates([int(word)], forks, 8, generator)
+        assert len({word, *words}) == len(tokens) == 8
+        guessed += max(tokens, key=lambda token: (given[str(token)], generator.random())) == int(word)
+    # Of eight. Were the others drawn evenly, a guess by what is common would have a half.
+    assert guessed / len(asked) < 0.2
 
 
 def test_every_question_has_its_answer_first_and_others_that_begin_otherwise():

@@ -14,14 +14,13 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmlab import component
+from vlmlab import cluster, component
 from vlmlab.data.builders import Builder, BuilderConfig, Tally
 from vlmlab.data.work import Record, Work, on_processes
 from vlmlab.writing import PARTIAL, write, write_text
@@ -185,18 +184,14 @@ def _made(tasks: Sequence[Task], workers: int, ray: bool) -> Iterator[int]:
 
 
 def _on_ray(tasks: Sequence[Task]) -> Iterator[int]:
-    """The same on a Ray cluster, or on one that is started here: each task is a row of a data set."""
-    try:
-        import ray
+    """The same on the Ray cluster of RAY_ADDRESS, or on one that is started here: each task is a row of a data set."""
+    with cluster.joined(cluster.around()):
         import ray.data
-    except ModuleNotFoundError:
-        raise ValueError("building on a cluster needs `ray`: pip install 'vlmlab[ray]'") from None
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = ray.data.from_items([dataclasses.asdict(task) for task in tasks], override_num_blocks=len(tasks) or 1)
-    for row in rows.map(_row).iter_rows():
-        yield int(row["number"])
+
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        rows = ray.data.from_items([dataclasses.asdict(task) for task in tasks], override_num_blocks=len(tasks) or 1)
+        for row in rows.map(_row).iter_rows():
+            yield int(row["number"])
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,7 @@ Ray starts them, watches them, starts them again, and chooses who answers. Its H
 import asyncio
 import contextlib
 import logging
-import os
 import re
-import secrets
 import socket
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
@@ -165,36 +163,6 @@ class Cluster(Replicas):
 
 
 @contextlib.contextmanager
-def joined(address: str) -> Iterator[None]:
-    """Ray: the cluster at an address, or one of this process's own, for nobody else.
-
-    Raises ValueError where there is none.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address:
-        # Ray would listen at every address of the machine, and runs what it is sent: it shall know its own by a token,
-        # and stay at 127.0.0.1, which it does where it takes the system for one that has no clusters.
-        # (A replica has a port at every address all the same; Ray Serve gives no choice. It asks for the token.)
-        # So none of it is left to what the environment says: without the token anybody could have code run there.
-        os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    ray = _ray()
-    try:
-        ray.init(
-            address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"--ray-address {address}: no Ray cluster answers: {error}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
 def started(
     build: Callable[[str], Callable[[], Service]], wanted: int, device: str, name: str, drain: float
 ) -> Iterator[Cluster]:
@@ -250,7 +218,7 @@ def _shares(wanted: int, device: str) -> tuple[int, str, float]:
 
 
 def _ray() -> Any:
-    """Ray. Raises ValueError where it is not installed."""
+    """Ray with its Serve. Raises ValueError where a part of it is not installed."""
     try:
         import ray
         from ray import serve  # noqa: F401

@@ -7,7 +7,9 @@ neighbour, the same in every run.
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -81,10 +83,12 @@ def questions(choices: Choices, tokenizer: Tokenizer) -> Asked:
         pictures[index] = Picture(png(source.draw(truth)), f"{choices.data.name} {index}")
         found += [(index, asked) for asked in source.questions(truth)]
     known: dict[str, dict[str, list[int]]] = {}
+    given: dict[str, Counter[str]] = {}
     for _, asked in found:
         ids = tokenizer.encode(f" {asked.answer}", add_special_tokens=False).ids
         known.setdefault(asked.kind, {})[asked.answer] = ids
-    forks = {kind: _forks(spelled) for kind, spelled in known.items()}
+        given.setdefault(asked.kind, Counter())[asked.answer] += 1
+    forks = {kind: _forks(spelled, given[kind]) for kind, spelled in known.items()}
     generator = random.Random(choices.seed)
     every = []
     for index, asked in found:
@@ -97,15 +101,24 @@ def questions(choices: Choices, tokenizer: Tokenizer) -> Asked:
     return Asked(every, pictures, source.made.chat)
 
 
-Forks = dict[tuple[int, ...], dict[int, str]]
-"""Where the answers of a kind part: behind each opening, an answer for each token that may come next."""
+class Way(NamedTuple):
+    """A token by which answers go on: one of them, and how many questions have such an answer."""
+
+    word: str
+    count: int
 
 
-def _forks(spelled: dict[str, list[int]]) -> Forks:
+Forks = dict[tuple[int, ...], dict[int, Way]]
+"""Where the answers of a kind part: behind each opening, the tokens that may come next."""
+
+
+def _forks(spelled: dict[str, list[int]], given: Mapping[str, int]) -> Forks:
     found: Forks = {}
     for word, ids in sorted(spelled.items()):
         for at, token in enumerate(ids):
-            found.setdefault(tuple(ids[:at]), {}).setdefault(token, word)
+            ways = found.setdefault(tuple(ids[:at]), {})
+            first, count = ways.get(token, Way(word, 0))
+            ways[token] = Way(first, count + given[word])
     return found
 
 
@@ -114,14 +127,17 @@ def _candidates(
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
     """What all candidates begin with, the token that comes next in each, the right one's first; and the other answers.
 
-    They part where most do: behind the space that all numbers begin with, say, and not before it.
+    They part where most do: behind the space that all numbers begin with, say, and not before it. Of more than `count`
+    those that many answers go on with are drawn more often, as the right one is: what is common is no hint.
     """
     places = [tuple(right[:at]) for at in range(len(right))]
     opening = max(places, key=lambda place: (min(len(forks[place]), count), -len(place)))
     own = right[len(opening)]
-    others = [token for token in forks[opening] if token != own]
-    chosen = generator.sample(others, count - 1) if len(others) > count - 1 else others
-    return opening, (own, *chosen), tuple(forks[opening][token] for token in chosen)
+    ways = forks[opening]
+    chosen = [token for token in ways if token != own]
+    if len(chosen) > count - 1:
+        chosen = sorted(chosen, key=lambda token: generator.random() ** (1 / ways[token].count))[1 - count :]
+    return opening, (own, *chosen), tuple(ways[token].word for token in chosen)
 
 
 def answer(

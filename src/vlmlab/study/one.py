@@ -35,7 +35,7 @@ from vlmlab.train.origin import Origin
 from vlmlab.train.prepare import Features
 from vlmlab.train.recipe import RESOLVED, Recipe
 from vlmlab.train.run import Run
-from vlmlab.writing import write_text
+from vlmlab.writing import alone, write_text
 
 CORES = 2
 """How many cores a budget is of."""
@@ -95,8 +95,14 @@ def spent(root: Path, plan: Plan, arm: str, seed: int) -> float:
 def carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: float = math.inf) -> dict[str, Any]:
     """Train and ask one run, from where it was left, and write its result; `limit` is in seconds of the budget.
 
-    Raises OutOfTime when training would go beyond the limit, Interrupted when it was asked to stop.
+    Raises OutOfTime when training would go beyond the limit, Interrupted when it was asked to stop, ValueError where
+    another process is at it.
     """
+    with alone(folder_of(root, plan, arm, seed)):
+        return _carry_out(plan, arm, seed, root, device, limit)
+
+
+def _carry_out(plan: Plan, arm: str, seed: int, root: Path, device: str, limit: float) -> dict[str, Any]:
     began, folder = time.monotonic(), folder_of(root, plan, arm, seed)
     before = spent(root, plan, arm, seed) / share()
     recipe, *others = plan.courses(arm, seed)

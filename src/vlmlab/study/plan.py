@@ -98,7 +98,8 @@ class Choices:
 
     `data` is a made source; all that is asked about its pictures is asked, each question alone. The candidates are the
     answers that questions of the same kind have, or where those are more than `candidates`, the right one and others
-    drawn from them. The same questions are asked about `control` pictures (0: all) with a wrong one in their place.
+    drawn from them, the common ones more often. The same questions are asked about `control` pictures (0: all) with a
+    wrong one in their place.
     """
 
     data: SourceConfig

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from vlmlab import cluster
 from vlmlab.study import one
 from vlmlab.study.plan import Plan
 from vlmlab.study.study import check_small, command, prepare, runs
@@ -59,10 +60,12 @@ def carry_out(plan: Plan, file: Path, overrides: Sequence[str], root: Path, work
 
 def _by_ray(commands: Sequence[Sequence[str]], devices: int) -> list[int]:
     """The exit statuses of commands that Ray runs, on one accelerator each where there are some."""
-    try:
+    with cluster.joined(cluster.around()):
         import ray
-    except ModuleNotFoundError:
-        raise ValueError("--ray needs a package: pip install ray") from None
-    ray.init(ignore_reinit_error=True)
-    task: Any = ray.remote(num_gpus=1 if devices else 0)(lambda words: subprocess.run(words, check=False).returncode)
-    return list(ray.get([task.remote(list(words)) for words in commands]))
+
+        task: Any = ray.remote(num_gpus=1 if devices else 0)(_status)
+        return list(ray.get([task.remote(list(words)) for words in commands]))
+
+
+def _status(words: list[str]) -> int:
+    return subprocess.run(words, check=False).returncode

@@ -17,6 +17,7 @@ from vlmlab.study.plan import Plan, of_base
 from vlmlab.train import checkpoint
 from vlmlab.train import run as train
 from vlmlab.train.origin import Origin
+from vlmlab.writing import alone
 
 Tell = Callable[[str], None]
 Result = dict[str, Any]
@@ -94,9 +95,10 @@ def prepare(plan: Plan, device: str, tell: Tell = print) -> None:
         if (folder / train.MODEL / RECIPE).is_file():
             continue
         tell(f"first {folder}, which the arms start from")
-        started = checkpoint.latest(folder) is not None
-        train.begin(folder, recipe, started)
-        train.train(train.build(recipe, device), folder, Origin.now(recipe.text(), recipe.seed), started)
+        with alone(folder):
+            started = checkpoint.latest(folder) is not None
+            train.begin(folder, recipe, started)
+            train.train(train.build(recipe, device), folder, Origin.now(recipe.text(), recipe.seed), started)
 
 
 def check_small(plan: Plan) -> None:
