@@ -15,7 +15,7 @@ from einops import rearrange
 from torch.nn import functional as F
 
 from vlmlab.batch import IGNORE, Batch, Images
-from vlmlab.hub.adapters import linear_layers
+from vlmlab.hub.named import linear_layers
 from vlmlab.model import adapters
 from vlmlab.train.objectives import next_token
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from vlmlab.hub import adapters as files
+from vlmlab.hub import named
 from vlmlab.model import adapters
 from vlmlab.model.adapters import Config
 from vlmlab.model.vlm import VLM
@@ -27,14 +28,14 @@ def write(model: VLM, kind: str, folder: Path, seed: int = 0) -> Path:
     """An adapter of one of the kinds for a model, which is left as it was."""
     parts = ["vision", "connector", "language", "fusion"] if kind == "eyes" else ["language"]
     config = Config(kind="dora" if kind in ("rows", "full") else "lora", rank=2, alpha=4.0)
-    known = [part for part in parts if files.linear_layers(model, part)]
-    paths = [p for part in known for p in files.resolve(model, part, TEXT if part == "language" else ())]
+    known = [part for part in parts if named.linear_layers(model, part)]
+    paths = [p for part in known for p in named.resolve(model, part, TEXT if part == "language" else ())]
     before = {key: value.clone() for key, value in model.state_dict().items()}
     adapters.add(model, paths, config, "made")
     shake(model, list(adapters.learned(model, "made")), 100 * KINDS.index(kind) + seed)
     whole = []
     if kind == "full":
-        whole = ["connector", *files.modules(model, "language", ("input_layernorm", "norm"))]
+        whole = ["connector", *named.modules(model, "language", ("input_layernorm", "norm"))]
         inside = [key for key, _ in model.named_parameters() if key.startswith(tuple(f"{path}." for path in whole))]
         shake(model, inside, 7 + seed)
     files.save(model, folder, whole=whole, name="made")

@@ -14,6 +14,7 @@ from generate.law import ask
 from vlmlab.generate.answers import NoAdapter, Settings
 from vlmlab.generate.engine import Engine
 from vlmlab.hub import adapters as files
+from vlmlab.hub import named
 from vlmlab.model import adapters
 from vlmlab.model.adapters import Config
 
@@ -263,7 +264,7 @@ def test_a_magnitude_of_another_length_is_refused(folders, tmp_path):
 
 def test_a_fresh_dora_acts_on_nothing(tmp_path):
     model = build().model
-    adapters.add(model, files.resolve(model, "language", ("q_proj",)), Config(kind="dora", rank=2))
+    adapters.add(model, named.resolve(model, "language", ("q_proj",)), Config(kind="dora", rank=2))
     files.save(model, tmp_path / "fresh")
     with pytest.raises(ValueError, match="acts on nothing"):
         build().load_adapter("fresh", tmp_path / "fresh")

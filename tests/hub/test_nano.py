@@ -10,7 +10,7 @@ import vlmlab
 from hub.test_backbones import WORDS, eye, reader
 from hub.tiny import far
 from vlmlab.component import parse
-from vlmlab.hub import adapters, assemble, backbones, load, nano
+from vlmlab.hub import adapters, assemble, backbones, load, named, nano
 from vlmlab.hub.backbones import LANGUAGE, VISION, Nano
 from vlmlab.hub.packaged import smollm2_tokenizer
 from vlmlab.hub.save import save
@@ -55,7 +55,7 @@ def runs(found: Nano, folder: Path) -> list[Path]:
     made = []
     for number, kind in enumerate(("lora", "dora", "dora")):
         config = adapting.Config(kind=kind, rank=2 + number, alpha=3.0)
-        adapting.add(model, adapters.resolve(model, "language", ("q_proj", "down_proj")), config)
+        adapting.add(model, named.resolve(model, "language", ("q_proj", "down_proj")), config)
         with torch.no_grad():
             for parameter in [*adapting.learned(model).values(), *model.connector.parameters()]:
                 parameter += 0.1 * torch.randn_like(parameter)

@@ -15,6 +15,7 @@ import vlmlab
 from hub import tiny
 from model import tiny as models
 from vlmlab.hub import adapters as files
+from vlmlab.hub import named
 from vlmlab.hub.export import export
 from vlmlab.hub.load import load_model
 from vlmlab.model import adapters
@@ -71,7 +72,7 @@ def test_peft_reads_what_we_write(parts: dict[str, Config], shape: int, tmp_path
     theirs, ours = pair(tmp_path, shape)
     for part, how in parts.items():
         targets = [t for t in how.targets if t != "lm_head" or "tie_word_embeddings" not in tiny.SHAPES[shape]]
-        adapters.add(ours, files.resolve(ours, part, targets), how)
+        adapters.add(ours, named.resolve(ours, part, targets), how)
     shake(adapters.learned(ours).values())
     files.save(ours, tmp_path / "adapter", "somewhere/base")
     loaded = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
@@ -129,7 +130,7 @@ def test_we_read_what_peft_writes(settings: dict[str, Any], shape: int, tmp_path
 @pytest.mark.parametrize("whole", [["connector"], ["vision", "connector"], ["language.norm", "language.embedding"]])
 def test_what_was_trained_in_full_travels_too(whole: list[str], shape: int, tmp_path: Path) -> None:
     theirs, ours = pair(tmp_path, shape)
-    adapters.add(ours, files.resolve(ours, "language", ["q_proj"]), Config())
+    adapters.add(ours, named.resolve(ours, "language", ["q_proj"]), Config())
     shake(adapters.learned(ours).values())
     shake(p for name, p in ours.named_parameters() if any(f"{name}.".startswith(f"{w}.") for w in whole))
     files.save(ours, tmp_path / "adapter", whole=whole)
@@ -142,7 +143,7 @@ def test_what_was_trained_in_full_travels_too(whole: list[str], shape: int, tmp_
 
 def test_an_exported_model_has_it_in_its_weights(tmp_path: Path) -> None:
     _, ours = pair(tmp_path)
-    adapters.add(ours, files.resolve(ours, "language", []), Config("dora", 4))
+    adapters.add(ours, named.resolve(ours, "language", []), Config("dora", 4))
     shake(adapters.learned(ours).values())
     processor = Processor(ProcessorConfig(patch=ours.config.vision.patch), tiny.tokenizer(), ours.placeholders, 64)
     out = export((ours, processor), tmp_path / "out")
@@ -160,7 +161,7 @@ def test_an_exported_model_has_it_in_its_weights(tmp_path: Path) -> None:
 
 def test_a_file_for_shipping_is_half_the_size(tmp_path: Path) -> None:
     _, ours = pair(tmp_path)
-    adapters.add(ours, files.resolve(ours, "language", []), Config())
+    adapters.add(ours, named.resolve(ours, "language", []), Config())
     shake(adapters.learned(ours).values())
     files.save(ours, tmp_path / "whole", whole=["connector"])
     files.save(ours, tmp_path / "half", whole=["connector"], dtype=torch.bfloat16)
@@ -187,6 +188,8 @@ def test_a_file_for_shipping_is_half_the_size(tmp_path: Path) -> None:
         ({"r": 5}, "are [4, 24] and [32, 4], not of rank 5"),
         ({"use_dora": True}, "self_attn.q_proj is missing"),
         ({"alpha_pattern": {"(": 3}}, "alpha_pattern: '(' is no pattern"),
+        ({"rank_pattern": {"(.+)+x": 3}}, "rank_pattern: '(.+)+x' repeats too much to be looked for"),
+        ({"rank_pattern": {".*.*.*.*x": 3}}, "repeats too much to be looked for"),
     ],
 )
 def test_what_we_would_have_to_ignore_is_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -230,37 +233,37 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
 )
 def test_an_adapter_that_matches_nothing_names_the_nearest(targets: list[str], told: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=told):
-        files.resolve(models.build(), "language", targets)
+        named.resolve(models.build(), "language", targets)
 
 
 def test_targets_in_either_words() -> None:
     model = models.build()
     q = [f"language.layers.{n}.attention.q" for n in range(4)]
-    assert files.resolve(model, "language", ["q_proj"]) == q == files.resolve(model, "language", ["attention.q"])
-    assert files.resolve(model, "language", ["model.text_model.layers.1.self_attn.q_proj"]) == [q[1]]
-    every = files.resolve(model, "language", [])
-    assert len(every) == 4 * 7 and files.resolve(model, "language", ["lm_head"]) == ["language.output"]
-    assert "vision.patch" not in files.resolve(model, "vision", [])
+    assert named.resolve(model, "language", ["q_proj"]) == q == named.resolve(model, "language", ["attention.q"])
+    assert named.resolve(model, "language", ["model.text_model.layers.1.self_attn.q_proj"]) == [q[1]]
+    every = named.resolve(model, "language", [])
+    assert len(every) == 4 * 7 and named.resolve(model, "language", ["lm_head"]) == ["language.output"]
+    assert "vision.patch" not in named.resolve(model, "vision", [])
     adapters.add(model, q, Config())
-    assert files.resolve(model, "language", ["q_proj"]) == q and files.resolve(model, "language", []) == every
+    assert named.resolve(model, "language", ["q_proj"]) == q and named.resolve(model, "language", []) == every
     with pytest.raises(ValueError, match="the fusion of this model has no linear layers"):
-        files.resolve(model, "fusion", [])
+        named.resolve(model, "fusion", [])
     crossed = models.build(fusion="cross_attention", connector="linear", vision="clip")
-    assert "fusion.blocks.0.attention.q" in files.resolve(crossed, "fusion", ["attention.q"])
-    assert files.resolve(crossed, "connector", []) == ["connector.mix", "connector.projection"]
-    assert files.modules(model, "language", ["norm", "input_layernorm"])[:2] == [
+    assert "fusion.blocks.0.attention.q" in named.resolve(crossed, "fusion", ["attention.q"])
+    assert named.resolve(crossed, "connector", []) == ["connector.mix", "connector.projection"]
+    assert named.modules(model, "language", ["norm", "input_layernorm"])[:2] == [
         "language.layers.0.attention_norm",
         "language.layers.1.attention_norm",
     ]
-    assert files.modules(model, "language", ["embed_tokens"]) == ["language.embedding"]
+    assert named.modules(model, "language", ["embed_tokens"]) == ["language.embedding"]
     with pytest.raises(ValueError, match="no module that is not adapted of the language is called 'q_proj'"):
-        files.modules(model, "language", ["q_proj"])
+        named.modules(model, "language", ["q_proj"])
 
 
 def test_models_that_transformers_does_not_know_keep_our_names(tmp_path: Path) -> None:
     model = models.build(fusion="cross_attention", connector="linear", vision="clip")
     for part in ("connector", "fusion"):
-        adapters.add(model, files.resolve(model, part, []), Config())
+        adapters.add(model, named.resolve(model, part, []), Config())
     shake(adapters.learned(model).values())
     files.save(model, tmp_path)
     again = models.build(fusion="cross_attention", connector="linear", vision="clip")

@@ -21,15 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from vlmlab.hub import files, fill, names
+from vlmlab.hub.named import ends, inside, linear_layers
 from vlmlab.model import adapters
 from vlmlab.model.adapters import DEFAULT, Adapted, LowRank
-from vlmlab.model.packed import Packed, Table8
+from vlmlab.model.packed import Packed
 from vlmlab.model.products import Linear
 from vlmlab.model.vlm import VLM
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
-HEAD, TIED = "language.output", "lm_head.weight"
+TIED = "lm_head.weight"
 
 PARTS = {
     "vision": ("model.vision_model",),
@@ -46,6 +47,10 @@ FREE = {
     *("qalora_group_size", "loftq_config", "runtime_config", "ensure_weight_tying"),
 }
 """Settings that change nothing once the numbers are there: the tensors' names say what is adapted."""
+
+
+_REPEATS = 3
+"""How often a pattern may say "any number of": with more, or of a group, looking for it could take for ever."""
 
 
 def _is_number(value: Any) -> bool:
@@ -73,76 +78,6 @@ FITTING: dict[str, Callable[[Any], bool]] = {
 
 DRAWN = (True, False, "gaussian", "orthogonal", None)
 """Ways to begin that leave the base's weights alone; the others (PiSSA, OLoRA, ...) put part of them in the adapter."""
-
-
-def linear_layers(model: VLM, part: str) -> dict[str, str]:
-    """The layers of a part that can be adapted: our path, and transformers' name.
-
-    The tower's first layer is a convolution there, and is left out.
-    """
-    found = {}
-    for path, module in model.get_submodule(part).named_modules(prefix=part):
-        inside = isinstance(model.get_submodule(path.rpartition(".")[0]), Adapted)
-        if isinstance(module, Linear | Packed | Adapted) and not (inside or isinstance(module, Table8)):
-            theirs = names.to_theirs(f"{path}.weight", names.IDEFICS2)
-            if theirs is None or theirs[1] == "same":
-                found[path] = path if theirs is None else theirs[0].removesuffix(".weight")
-    return found
-
-
-def resolve(model: VLM, part: str, targets: Sequence[str]) -> list[str]:
-    """The paths of a part's layers that `targets` name by the end of theirs; with none, all but the language head.
-
-    Raises ValueError for a target that fits no layer, giving the nearest that do.
-    """
-    known = linear_layers(model, part)
-    if not targets:
-        if not known.keys() - {HEAD}:
-            raise ValueError(f"the {part} of this model has no linear layers to adapt")
-        return [path for path in known if path != HEAD]
-    found = {path for target in targets for path in _fitting(known, target, part, "linear layer", _ends)}
-    return [path for path in known if path in found]
-
-
-def modules(model: VLM, part: str, wanted: Sequence[str]) -> list[str]:
-    """The paths of a part's modules with parameters of their own that `wanted` name, or that are inside of those.
-
-    Raises ValueError for a name that fits none, giving the nearest, and for one that is adapted.
-    """
-    known = {}
-    for path, module in model.get_submodule(part).named_modules(prefix=part):
-        own = [key for key, _ in module.named_parameters(recurse=False)]
-        if own and not any(isinstance(m, Adapted | LowRank) for m in _above(model, path)):
-            theirs = names.to_theirs(f"{path}.{own[0]}", names.IDEFICS2)
-            known[path] = path if theirs is None else theirs[0].removesuffix(f".{own[0]}")
-    found = {path for name in wanted for path in _fitting(known, name, part, "module that is not adapted", _inside)}
-    return [path for path in known if path in found]
-
-
-def _above(model: nn.Module, path: str) -> Iterable[nn.Module]:
-    """The module at a path and those that hold it."""
-    pieces = path.split(".")
-    return (model.get_submodule(".".join(pieces[:end])) for end in range(1, len(pieces) + 1))
-
-
-def _ends(path: str, name: str) -> bool:
-    return f".{path}".endswith(f".{name}")
-
-
-def _inside(path: str, name: str) -> bool:
-    return f".{name}." in f".{path}."
-
-
-def _fitting(known: Mapping[str, str], name: str, part: str, what: str, fits: Any) -> list[str]:
-    found = [path for path, theirs in known.items() if fits(theirs, name) or fits(path, name)]
-    if found:
-        return found
-    words = {theirs.rpartition(".")[2]: None for theirs in known.values()} if known else {}
-    near = difflib.get_close_matches(name.rpartition(".")[2], words, n=3, cutoff=0.5) or list(words)[:12]
-    raise ValueError(
-        f"no {what} of the {part} is called {name!r}"
-        + (f"; the nearest: {', '.join(near)}" if near else f": the {part} has none")
-    )
 
 
 def save(
@@ -177,7 +112,7 @@ def save(
     for path in whole:
         kept += list(PARTS.get(path, (_theirs(path),)))
         tensors |= {
-            PREFIX + k: v for ours in state if _inside(ours, path) for k, v in _renamed(model, ours, state[ours])
+            PREFIX + k: v for ours in state if inside(ours, path) for k, v in _renamed(model, ours, state[ours])
         }
     if PREFIX + TIED in tensors and "lm_head" not in kept:
         kept.append("lm_head")
@@ -245,7 +180,7 @@ def _shortest(model: VLM, adapted: Sequence[str]) -> list[str]:
     """The last words of the adapted modules' names where those fit no other module, else the whole names."""
     every = [theirs for part in PARTS for theirs in linear_layers(model, part).values()]
     words = sorted({theirs.rpartition(".")[2] for theirs in adapted})
-    fitting = [theirs for theirs in every if any(_ends(theirs, word) for word in words)]
+    fitting = [theirs for theirs in every if any(ends(theirs, word) for word in words)]
     return words if set(fitting) == set(adapted) else sorted(adapted)
 
 
@@ -409,6 +344,8 @@ def _finite(tensor: Tensor, where: str) -> Tensor:
 def _pattern(config: Mapping[str, Any], key: str, theirs: str, otherwise: float | int) -> float | int:
     """PEFT's rule: the first pattern that fits the end of the module's name counts."""
     for pattern, value in (config.get(key) or {}).items():
+        if len(re.findall(r"[*+{]", pattern)) > _REPEATS or re.search(r"\)[*+{]", pattern):
+            raise ValueError(f"{key}: {pattern!r} repeats too much to be looked for in names")
         try:
             if re.match(rf"(.*\.)?({pattern})$", theirs):
                 return value

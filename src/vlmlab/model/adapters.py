@@ -368,7 +368,6 @@ def plain_state(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
 
 
 def _plain(layer: Adapted) -> Linear:
-    """A layer and its active adapter as one matrix."""
     return _linear(layer.weight, layer.bias).train(layer.training)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from vlmlab.batch import Batch
 from vlmlab.component import Plugin, find, plugins
+from vlmlab.hub.named import HEAD
 from vlmlab.model.adapters import fold
 from vlmlab.model.packed import Packed, Rows8, Table8, packed
 from vlmlab.model.products import Embedding, Linear
@@ -20,8 +21,6 @@ from vlmlab.model.vlm import PARTS, VLM
 
 PIXELS = "vision.patch"
 """The layer over pixels stays as it is: it is small, and everything hangs on it."""
-
-HEAD = "language.output"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Way(NamedTuple):
     """A token by which answers go on: one of them, and how many questions have such an answer."""
 
     word: str
-    count: int
+    given: int
 
 
 Forks = dict[tuple[int, ...], dict[int, Way]]
@@ -117,8 +117,8 @@ def _forks(spelled: dict[str, list[int]], given: Mapping[str, int]) -> Forks:
     for word, ids in sorted(spelled.items()):
         for at, token in enumerate(ids):
             ways = found.setdefault(tuple(ids[:at]), {})
-            first, count = ways.get(token, Way(word, 0))
-            ways[token] = Way(first, count + given[word])
+            first, before = ways.get(token, Way(word, 0))
+            ways[token] = Way(first, before + given[word])
     return found
 
 
@@ -136,7 +136,7 @@ def _candidates(
     ways = forks[opening]
     chosen = [token for token in ways if token != own]
     if len(chosen) > count - 1:
-        chosen = sorted(chosen, key=lambda token: generator.random() ** (1 / ways[token].count))[1 - count :]
+        chosen = sorted(chosen, key=lambda token: generator.random() ** (1 / ways[token].given))[1 - count :]
     return opening, (own, *chosen), tuple(ways[token].word for token in chosen)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vlmlab.hub.adapters import HEAD, linear_layers, modules, resolve
+from vlmlab.hub.named import HEAD, linear_layers, modules, resolve
 from vlmlab.model import adapters
 from vlmlab.model.nf4 import NF4
 from vlmlab.model.vlm import VLM
