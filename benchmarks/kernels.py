@@ -23,7 +23,7 @@ def main() -> None:
     parser = _bench.arguments(__doc__)
     parser.add_argument("--child", action="store_true", help="the process that is measured")
     args = parser.parse_args()
-    sides = range(6, 10) if args.tiny else range(6, 42)
+    sides = range(6, 10) if args.tiny else range(6, 30)
     if args.child:
         print(grown(sides, args.threads))
         return

@@ -18,6 +18,7 @@ from train import tiny
 from vlmlab import cli, terminal
 from vlmlab.batch import Message, Picture
 from vlmlab.train import checkpoint
+from vlmlab.writing import alone
 
 TESTS = Path(__file__).resolve().parent
 
@@ -165,6 +166,16 @@ def test_a_run_is_not_overwritten_but_resumed(run, capsys):
     assert "made by another recipe ([stage] 'lr = 0.001' there, 'lr = 0.5' here)" in last_line(capsys)
     assert cli.main(["train", recipe, "--out", str(run / "new"), "--resume"]) == 2
     assert "no checkpoint to resume from" in last_line(capsys)
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(run, tmp_path, capsys):
+    recipe = str(run / "recipe.toml")
+    with alone(tmp_path / "run"):
+        assert cli.main(["train", recipe, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
+        assert "another process is at work there" in last_line(capsys)
+        assert cli.main(["demo", "--out", str(tmp_path / "run")]) == 2
+        assert "another process is at work there" in last_line(capsys)
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_look_writes_a_page(run, tmp_path, capsys):

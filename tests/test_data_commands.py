@@ -10,6 +10,7 @@ from data import corpora
 from vlmlab import cli
 from vlmlab.component import parse
 from vlmlab.data.sources import SourceConfig
+from vlmlab.writing import alone
 
 RECIPE = """
 [data]
@@ -52,6 +53,14 @@ def test_stats_of_a_recipe_and_of_a_source(recipe, tmp_path, capsys):
     again = ["data", "stats", "jsonl", f"data.path={tmp_path / 'mine.jsonl'}", "-n", "4", "--out", str(out)]
     assert cli.main(again) == 0
     assert json.loads(out.read_text())["looked"] == 4
+
+
+def test_a_folder_in_which_another_process_works_is_left_alone(recipe, tmp_path, capsys):
+    for words in (["filter", str(recipe)], ["build", "typeset", str(tmp_path)]):
+        with alone(tmp_path / "out"):
+            assert cli.main(["data", *words, str(tmp_path / "out")]) == 2
+        assert "another process is at work there" in " ".join(capsys.readouterr().err.split())
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_drops_are_listed_and_left_out(recipe, tmp_path, capsys):

@@ -211,7 +211,7 @@ def data_build(
         out: The folder to write.
         overrides: Keys of the builder.
         workers: How many processes (0: one for each core).
-        ray: Build on a Ray cluster whose machines share the folders.
+        ray: Build on the Ray cluster that RAY_ADDRESS names, whose machines share the folders; or on one of its own.
     """
     from vlmlab import component
     from vlmlab.data import build

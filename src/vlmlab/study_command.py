@@ -39,7 +39,7 @@ def study(
         out: Where the card goes.
         runs: Where the runs go.
         workers: How many runs at once, each a process of its own, on one CUDA device each where there are some.
-        ray: Give the runs to Ray, one accelerator each.
+        ray: Give the runs to the Ray cluster that RAY_ADDRESS names, or to one of its own: one accelerator each.
         arm: Only runs of this arm, and no card.
         seed: Only runs of this seed, and no card.
         card: Only write the card of the runs that are there.
