@@ -52,9 +52,8 @@ import os, signal, sys, time
 from pathlib import Path
 from vlmlab.writing import alone
 with alone(Path(sys.argv[1])):
-    if not (child := os.fork()):
-        time.sleep(60)
-    print(child, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 
@@ -79,6 +78,17 @@ def test_a_folder_is_held_by_one_process_until_that_ends_however_it_does(tmp_pat
             assert list(folder.iterdir()) == []
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_folder_made_for_nothing_goes_again_and_no_other(tmp_path):
+    for folder in (tmp_path / "new", tmp_path):
+        with pytest.raises(KeyError), alone(folder):
+            raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyError), alone(tmp_path / "new"):
+        writing.write_text(tmp_path / "new" / "it", "is kept")
+        raise KeyError
+    assert (tmp_path / "new" / "it").read_text() == "is kept"
 
 
 def test_where_there_are_no_locks_nobody_is_kept_out(tmp_path, monkeypatch):

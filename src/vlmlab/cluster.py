@@ -11,12 +11,17 @@ _TOKEN = secrets.token_hex(32)
 
 
 @contextlib.contextmanager
-def joined(address: str = "", extra: str = "ray") -> Iterator[None]:
-    """Ray: the cluster at an address, or one of this process's own, for nobody else.
+def joined(address: str = "", extra: str = "ray", told: bool = False) -> Iterator[None]:
+    """Ray: the cluster at an address, or one of this process's own, for nobody else; one it is in already is kept.
 
-    Raises ValueError where there is none, and where Ray is not installed; `extra` names what to install.
+    With `told`, what is printed there is printed here. Raises ValueError where there is none, and where Ray is not
+    installed; `extra` names what to install.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == "auto":
+        address = around() or address
+    if address == "local":
+        address = ""
     if not address:
         # Ray would listen at every address of the machine, and runs what it is sent: it shall know its own by a token,
         # and stay at 127.0.0.1, which it does where it takes the system for one that has no clusters.
@@ -28,15 +33,18 @@ def joined(address: str = "", extra: str = "ray") -> Iterator[None]:
         import ray
     except ModuleNotFoundError:
         raise ValueError(f"--ray needs ray: pip install 'vlmlab[{extra}]'") from None
+    if ray.is_initialized():
+        yield
+        return
     try:
         ray.init(
             address or "local",
             include_dashboard=None if address else False,
-            log_to_driver=False,
+            log_to_driver=told,
             logging_level=logging.WARNING,
         )
     except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"Ray at {address!r}: no cluster answers: {error}") from None
+        raise ValueError(f"Ray at {address or 'this machine'}: no cluster answers: {error}") from None
     try:
         yield
     finally:

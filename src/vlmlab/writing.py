@@ -26,24 +26,37 @@ def alone(folder: Path) -> Iterator[None]:
     The system lets go of it when the process ends, however that comes about, and nothing is left in the folder. Where
     there are no locks (Windows, some network drives) nobody is kept out.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
-    held = os.open(folder, os.O_RDONLY)
-    _HELD.add(held)
+    held = _locked(folder)
     try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            told = "another process is at work there: wait for it, or choose another folder"
-            raise ValueError(f"{folder}: {told}") from None
-        except OSError:  # this drive has no locks
-            pass
         yield
+    except BaseException:
+        if made:  # nothing came of it: where the folder is empty it goes again
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     finally:
-        _HELD.discard(held)
+        if held in _HELD:  # in a copy of this process it is not
+            _HELD.discard(held)
+            os.close(held)
+
+
+def _locked(folder: Path) -> int:
+    """The folder, open and locked; -1 where nothing can be."""
+    if fcntl is None:
+        return -1
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(held)
+        told = "another process is at work there: wait for it, or choose another folder"
+        raise ValueError(f"{folder}: {told}") from None
+    except OSError:  # this drive has no locks
+        pass
+    _HELD.add(held)
+    return held
 
 
 def _let_go() -> None:

@@ -4,12 +4,20 @@ import importlib.util
 import sys
 
 import pytest
+import torch
 
 from study import small
 from vlmlab.study import plan as plans
 from vlmlab.study import side_by_side
 from vlmlab.study import study as studies
 from vlmlab.writing import alone
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    """Runs of other processes are computed as those of this one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
 def test_two_at_a_time_give_what_one_after_the_other_does(tmp_path):

@@ -15,6 +15,7 @@ from vlmlab.study import study as studies
 from vlmlab.train import recipe as recipes
 from vlmlab.train import run
 from vlmlab.train.loop import Interrupted
+from vlmlab.writing import alone
 
 
 def carry_out(path, folder, **changes):
@@ -121,6 +122,23 @@ def test_a_run_that_was_killed_goes_on_to_the_same_answers(done, tmp_path, monke
     again = one.carry_out(plan, "two", 0, tmp_path, "cpu")
     before = results(path, folder)["two", 0]
     assert again["answers"] == before["answers"] and again["losses"] == before["losses"]
+
+
+def test_a_run_is_held_while_it_is_at_work_fresh_or_not(done, tmp_path, monkeypatch):
+    plan, train = plans.load(done[0]), run.train
+    folder = one.folder_of(tmp_path, plan, "two", 0)
+    tried = []
+
+    def look(*given, **more):
+        with pytest.raises(ValueError, match="another process is at work there"), alone(folder):
+            pytest.fail("it was held twice")
+        tried.append(folder)
+        return train(*given, **more)
+
+    monkeypatch.setattr(run, "train", look)
+    one.carry_out(plan, "two", 0, tmp_path, "cpu")
+    one.carry_out(plans.load(done[0], ("base.stage.lr=0.002",)), "two", 0, tmp_path, "cpu")
+    assert tried == [folder, folder]
 
 
 def test_a_changed_recipe_is_trained_anew(done, tmp_path):

@@ -186,8 +186,10 @@ def _made(tasks: Sequence[Task], workers: int, ray: bool) -> Iterator[int]:
 def _on_ray(tasks: Sequence[Task]) -> Iterator[int]:
     """The same on the Ray cluster of RAY_ADDRESS, or on one that is started here: each task is a row of a data set."""
     with cluster.joined(cluster.around()):
-        import ray.data
-
+        try:
+            import ray.data
+        except ModuleNotFoundError as error:
+            raise ValueError(f"--ray needs {error.name}: pip install 'vlmlab[ray]'") from None
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = ray.data.from_items([dataclasses.asdict(task) for task in tasks], override_num_blocks=len(tasks) or 1)
         for row in rows.map(_row).iter_rows():

@@ -49,8 +49,9 @@ FREE = {
 """Settings that change nothing once the numbers are there: the tensors' names say what is adapted."""
 
 
-_REPEATS = 3
-"""How often a pattern may say "any number of": with more, or of a group, looking for it could take for ever."""
+_REPEATS, _GROUPS = 3, 8
+"""How often a pattern may repeat something, and how many groups it may have, none of which repeats: one with more of them
+could be looked for without end."""
 
 
 def _is_number(value: Any) -> bool:
@@ -344,8 +345,9 @@ def _finite(tensor: Tensor, where: str) -> Tensor:
 def _pattern(config: Mapping[str, Any], key: str, theirs: str, otherwise: float | int) -> float | int:
     """PEFT's rule: the first pattern that fits the end of the module's name counts."""
     for pattern, value in (config.get(key) or {}).items():
-        if len(re.findall(r"[*+{]", pattern)) > _REPEATS or re.search(r"\)[*+{]", pattern):
-            raise ValueError(f"{key}: {pattern!r} repeats too much to be looked for in names")
+        intricate = pattern.count("(") > _GROUPS or re.search(r"\)[*+?{]|\(\?[^:]", pattern)
+        if intricate or len(re.findall(r"[*+?{]", pattern.replace("(?:", "("))) > _REPEATS:
+            raise ValueError(f"{key}: {pattern!r} is too intricate to be looked for in names")
         try:
             if re.match(rf"(.*\.)?({pattern})$", theirs):
                 return value

@@ -171,7 +171,8 @@ def _losses(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
 def _goes_on(folder: Path, recipe: Recipe) -> bool:
     """Whether a run is gone on with; what an older recipe left there is removed."""
     if folder.exists() and not _same(folder, recipe):
-        shutil.rmtree(folder)
+        for left in folder.iterdir():  # not the folder itself, which is held
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
     return checkpoint.latest(folder) is not None
 
 
