@@ -50,8 +50,8 @@ FREE = {
 
 
 _REPEATS, _GROUPS = 3, 8
-"""How often a pattern may repeat something, and how many groups it may have, none of which repeats: one with more of them
-could be looked for without end."""
+"""How often a pattern may repeat something, and how many groups it may have, none repeated: beyond that, looking for
+it could take for ever."""
 
 
 def _is_number(value: Any) -> bool:
