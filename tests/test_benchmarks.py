@@ -35,6 +35,15 @@ def test_it_runs(name: str, sides: set[str]) -> None:
     assert "written" not in done.stdout
 
 
+def test_kernels_that_are_kept_take_memory() -> None:
+    command = [sys.executable, str(BENCHMARKS / "kept_kernels.py"), "--tiny", "--no-write"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=BENCHMARKS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    few, many = (line.split() for line in done.stdout.splitlines()[1:])
+    assert few[0] == "16" and many[0] == "1024" and float(many[2]) > float(few[2]) + 1
+
+
 def test_the_cards_table_has_a_row_for_each_of_the_cards() -> None:
     command = [sys.executable, str(BENCHMARKS / "card.py"), "--tiny", "--no-write"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -52,8 +52,8 @@ ALL: dict[str, Callable[..., None]] = {
 KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 """How many kernels oneDNN keeps, and torch beside it: one for each number of rows of each product. At the thousand that
 is theirs by default a process grows by 470 MB on a CPU while pictures and texts come in all sizes; 256 are 110 MB, and
-more than a step needs (`benchmarks/kernels.py`). Variables of the environment, read when torch is first used: a command
-does that later.
+more than a step needs (`benchmarks/kept_kernels.py`). Variables of the environment, read when torch is first used: a
+command does that later.
 """
 
 OF_DATA = "Fetch and build corpora, say what they hold, filter them."

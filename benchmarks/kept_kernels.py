@@ -1,6 +1,6 @@
 """What the kernels that oneDNN keeps cost in memory, by how many it may keep: pictures of all sizes, fresh processes.
 
-python benchmarks/kernels.py
+python benchmarks/kept_kernels.py
 """
 
 import ctypes
@@ -34,7 +34,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--child", "--threads", str(args.threads), *["--tiny"] * args.tiny]
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         rows.append({"kept": capacity, "numbers_of_patches": shapes, "grown_mib": round(int(done.stdout) / 2**20, 1)})
-    _bench.report("kernels", rows, args)
+    _bench.report("kept_kernels", rows, args)
 
 
 def grown(sides: Sequence[int], threads: int) -> int:
