@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 
 _TOKEN = secrets.token_hex(32)
@@ -11,15 +12,19 @@ _TOKEN = secrets.token_hex(32)
 
 
 @contextlib.contextmanager
-def joined(address: str = "", extra: str = "ray", told: bool = False) -> Iterator[None]:
+def joined(address: str = "", extra: str = "ray", show_output: bool = False) -> Iterator[None]:
     """Ray: the cluster at an address, or one of this process's own, for nobody else; one it is in already is kept.
 
-    With `told`, what is printed there is printed here. Raises ValueError where there is none, and where Ray is not
-    installed; `extra` names what to install.
+    With `show_output`, what is printed there is printed here. Raises ValueError where there is none, and where Ray is
+    not installed; `extra` names what to install.
     """
+    there = sys.modules.get("ray")
+    if there is not None and there.is_initialized():
+        yield
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "auto":
-        address = around() or address
+        address = named_address() or address
     if address == "local":
         address = ""
     if not address:
@@ -33,14 +38,11 @@ def joined(address: str = "", extra: str = "ray", told: bool = False) -> Iterato
         import ray
     except ModuleNotFoundError:
         raise ValueError(f"--ray needs ray: pip install 'vlmlab[{extra}]'") from None
-    if ray.is_initialized():
-        yield
-        return
     try:
         ray.init(
             address or "local",
             include_dashboard=None if address else False,
-            log_to_driver=told,
+            log_to_driver=show_output,
             logging_level=logging.WARNING,
         )
     except (ConnectionError, RuntimeError) as error:
@@ -51,6 +53,6 @@ def joined(address: str = "", extra: str = "ray", told: bool = False) -> Iterato
         ray.shutdown()
 
 
-def around() -> str:
+def named_address() -> str:
     """The address of the cluster that the environment names, as Ray's own commands take it; "" where it names none."""
     return os.environ.get("RAY_ADDRESS", "")

@@ -185,7 +185,7 @@ def _made(tasks: Sequence[Task], workers: int, ray: bool) -> Iterator[int]:
 
 def _on_ray(tasks: Sequence[Task]) -> Iterator[int]:
     """The same on the Ray cluster of RAY_ADDRESS, or on one that is started here: each task is a row of a data set."""
-    with cluster.joined(cluster.around()):
+    with cluster.joined(cluster.named_address()):
         try:
             import ray.data
         except ModuleNotFoundError as error:

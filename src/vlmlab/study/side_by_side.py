@@ -60,7 +60,7 @@ def carry_out(plan: Plan, file: Path, overrides: Sequence[str], root: Path, work
 
 def _by_ray(commands: Sequence[Sequence[str]], devices: int) -> list[int]:
     """The exit statuses of commands that Ray runs, on one accelerator each where there are some."""
-    with cluster.joined(cluster.around(), told=True):
+    with cluster.joined(cluster.named_address(), show_output=True):
         import ray
 
         task: Any = ray.remote(num_gpus=1 if devices else 0)(_status)
